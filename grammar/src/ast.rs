@@ -174,6 +174,9 @@ pub struct Heredoc {
     pub name: String,
     /// The body, tabs chomped if `<<-`.
     pub body: String,
+    /// The body as it was written: what BuildKit gives the shell after a `<<-` mark, and keeps in the
+    /// text of an ONBUILD trigger.
+    pub raw_body: String,
     /// Whether variables in the body are expanded (the delimiter was not quoted).
     pub expand: bool,
     /// Whether it was `<<-`.
