@@ -1,0 +1,421 @@
+//! What identifies a step: its inputs as one typed structure, and the key that is their hash.
+//!
+//! | op | counts | does not count |
+//! | --- | --- | --- |
+//! | Source | nothing here: the worker says what it is (image: ChainID and platform; git: commit and options; http: content and name; local: only what is selected of it) | names, tags, addresses |
+//! | Exec | args, env, cwd, user, host name, ulimits, names of extra hosts, exit codes, network, security, devices, ids of secrets, of each mount: place, selector, read-only, kind and its settings; platform | proxy variables, addresses of extra hosts, control group, contents of secrets and of cache mounts, id and sharing of a cache mount |
+//! | File | each action with its attributes; platform of nothing | a source path that an input's selection stands for; times |
+//! | Merge, Diff | the inputs in order | |
+//! | any input | its chain key, or the content of its tree, or the content of what is selected of it | how it came about, where its content is known |
+//!
+//! Hashing and explaining go the same way over [`StepInputs`], with exhaustive destructuring, so that a
+//! new field can't be left out of either. Each field is written as the lengths and bytes of its name
+//! and its value. It does not know where keys are kept.
+
+use crate::definition::{
+    CdiDevice, Chown, CopyAction, ExecMeta, ExecOp, FileAction, FileActionKind, FileInput, FileOp, Mount,
+    MountKind, Op, Principal, SecretEnv, SecretMount, SourceOp, SshMount,
+};
+use kiln_oci::{Digest, Hasher, Platform};
+use std::fmt;
+
+/// Changes whenever what is hashed, or how, changes: old records are then not found.
+const KEY_VERSION: &str = "kiln.key.v1";
+
+/// The key of a step: equal keys, equal results.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CacheKey(pub Digest);
+
+/// What a tree holds, however it came about; modification times don't count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentId(pub Digest);
+
+/// By what an input of a step is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InputKey {
+    /// By how it is made.
+    Chain(CacheKey, u32),
+    /// By its whole tree.
+    Content(ContentId),
+    /// By what the step reads of it.
+    Selection(Digest),
+}
+
+/// All that counts for what a step makes.
+#[derive(Clone, Debug)]
+pub struct StepInputs<'a> {
+    /// What is done.
+    pub op: &'a Op,
+    /// What it is done for.
+    pub platform: Option<&'a Platform>,
+    /// What it is done on.
+    pub inputs: &'a [InputKey],
+}
+
+/// Takes a field's name and its value.
+type Sink<'s> = &'s mut dyn FnMut(&str, &[u8]);
+
+impl StepInputs<'_> {
+    /// The step's key.
+    pub fn key(&self) -> CacheKey {
+        let mut hasher = Hasher::new();
+        let mut put = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_be_bytes());
+            hasher.update(bytes);
+        };
+        put(KEY_VERSION.as_bytes());
+        self.walk(&mut |name, value| {
+            put(name.as_bytes());
+            put(value);
+        });
+        CacheKey(hasher.finish())
+    }
+
+    /// The same fields as text, to say what differs between two steps.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let mut out = Vec::new();
+        self.walk(&mut |name, value| {
+            out.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()))
+        });
+        out
+    }
+
+    fn walk(&self, sink: Sink<'_>) {
+        let StepInputs { op, platform, inputs } = self;
+        match op {
+            Op::Source(source) => walk_source(source, sink),
+            Op::Exec(exec) => {
+                walk_exec(exec, sink);
+                if let Some(platform) = platform {
+                    sink("platform", platform.to_string().as_bytes());
+                }
+            }
+            Op::File(file) => walk_file(file, inputs, sink),
+            Op::Merge => sink("op", b"merge"),
+            Op::Diff => sink("op", b"diff"),
+        }
+        number("inputs", inputs.len() as u64, sink);
+        for input in *inputs {
+            match input {
+                InputKey::Chain(key, output) => {
+                    sink("input.chain", key.0.to_string().as_bytes());
+                    number("input.output", u64::from(*output), sink);
+                }
+                InputKey::Content(id) => sink("input.content", id.0.to_string().as_bytes()),
+                InputKey::Selection(digest) => sink("input.selection", digest.to_string().as_bytes()),
+            }
+        }
+    }
+}
+
+fn number(name: &str, value: u64, sink: Sink<'_>) {
+    sink(name, value.to_string().as_bytes());
+}
+
+fn list(name: &str, values: &[String], sink: Sink<'_>) {
+    number(name, values.len() as u64, sink);
+    for value in values {
+        sink(name, value.as_bytes());
+    }
+}
+
+fn walk_source(source: &SourceOp, sink: Sink<'_>) {
+    let SourceOp { identifier, attrs } = source;
+    sink("op", b"source");
+    sink("identifier", identifier.as_bytes());
+    for (name, value) in attrs {
+        sink("attr.name", name.as_bytes());
+        sink("attr.value", value.as_bytes());
+    }
+}
+
+fn walk_exec(exec: &ExecOp, sink: Sink<'_>) {
+    let ExecOp { meta, mounts, network, security, secret_env, devices } = exec;
+    sink("op", b"exec");
+    walk_meta(meta, sink);
+    number("mounts", mounts.len() as u64, sink);
+    for mount in mounts {
+        walk_mount(mount, sink);
+    }
+    sink("network", format!("{network:?}").as_bytes());
+    sink("security", format!("{security:?}").as_bytes());
+    number("secret_env", secret_env.len() as u64, sink);
+    for SecretEnv { id, name, optional } in secret_env {
+        sink("secret_env.id", id.as_bytes());
+        sink("secret_env.name", name.as_bytes());
+        number("secret_env.optional", u64::from(*optional), sink);
+    }
+    number("devices", devices.len() as u64, sink);
+    for CdiDevice { name, optional } in devices {
+        sink("device.name", name.as_bytes());
+        number("device.optional", u64::from(*optional), sink);
+    }
+}
+
+fn walk_meta(meta: &ExecMeta, sink: Sink<'_>) {
+    let ExecMeta {
+        args,
+        env,
+        cwd,
+        user,
+        proxy_env: _,
+        extra_hosts,
+        hostname,
+        ulimits,
+        cgroup_parent: _,
+        valid_exit_codes,
+    } = meta;
+    list("args", args, sink);
+    list("env", env, sink);
+    sink("cwd", cwd.as_bytes());
+    sink("user", user.as_bytes());
+    number("extra_hosts", extra_hosts.len() as u64, sink);
+    for (name, _address) in extra_hosts {
+        sink("extra_host", name.as_bytes());
+    }
+    sink("hostname", hostname.as_bytes());
+    number("ulimits", ulimits.len() as u64, sink);
+    for (name, soft, hard) in ulimits {
+        sink("ulimit", format!("{name}={soft}:{hard}").as_bytes());
+    }
+    number("exit_codes", valid_exit_codes.len() as u64, sink);
+    for code in valid_exit_codes {
+        sink("exit_code", code.to_string().as_bytes());
+    }
+}
+
+fn walk_mount(mount: &Mount, sink: Sink<'_>) {
+    let Mount { input, selector, dest, output, readonly, kind } = mount;
+    sink("mount.input", format!("{input:?}").as_bytes());
+    sink("mount.selector", selector.as_bytes());
+    sink("mount.dest", dest.as_bytes());
+    sink("mount.output", format!("{output:?}").as_bytes());
+    number("mount.readonly", u64::from(*readonly), sink);
+    match kind {
+        MountKind::Bind => sink("mount.kind", b"bind"),
+        MountKind::Cache { id: _, sharing: _ } => sink("mount.kind", b"cache"),
+        MountKind::Tmpfs { size_bytes } => {
+            sink("mount.kind", b"tmpfs");
+            sink("mount.size_bytes", size_bytes.to_string().as_bytes());
+        }
+        MountKind::Secret(SecretMount { id, uid, gid, mode, optional }) => {
+            sink("mount.kind", b"secret");
+            sink("mount.secret", id.as_bytes());
+            sink("mount.access", format!("{uid}:{gid}:{mode:o}:{optional}").as_bytes());
+        }
+        MountKind::Ssh(SshMount { id, uid, gid, mode, optional }) => {
+            sink("mount.kind", b"ssh");
+            sink("mount.ssh", id.as_bytes());
+            sink("mount.access", format!("{uid}:{gid}:{mode:o}:{optional}").as_bytes());
+        }
+    }
+}
+
+fn walk_file(file: &FileOp, inputs: &[InputKey], sink: Sink<'_>) {
+    let FileOp { actions } = file;
+    sink("op", b"file");
+    number("actions", actions.len() as u64, sink);
+    for FileAction { input, secondary_input, output, kind } in actions {
+        sink("action.input", format!("{input:?}").as_bytes());
+        sink("action.secondary", format!("{secondary_input:?}").as_bytes());
+        sink("action.output", format!("{output:?}").as_bytes());
+        let selected = match secondary_input {
+            Some(FileInput::Input(i)) => matches!(inputs.get(*i as usize), Some(InputKey::Selection(_))),
+            _ => false,
+        };
+        walk_action(kind, selected, sink);
+    }
+}
+
+fn walk_action(kind: &FileActionKind, selected: bool, sink: Sink<'_>) {
+    match kind {
+        FileActionKind::Copy(copy) => walk_copy(copy, selected, sink),
+        FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns: _ } => {
+            sink("action", b"mkfile");
+            sink("path", path.as_bytes());
+            number("mode", u64::from(*mode), sink);
+            sink("data", data);
+            walk_owner(owner.as_ref(), sink);
+        }
+        FileActionKind::Mkdir { path, mode, make_parents, owner, timestamp_ns: _ } => {
+            sink("action", b"mkdir");
+            sink("path", path.as_bytes());
+            number("mode", u64::from(*mode), sink);
+            number("make_parents", u64::from(*make_parents), sink);
+            walk_owner(owner.as_ref(), sink);
+        }
+        FileActionKind::Rm { path, allow_not_found, allow_wildcard } => {
+            sink("action", b"rm");
+            sink("path", path.as_bytes());
+            number("allow_not_found", u64::from(*allow_not_found), sink);
+            number("allow_wildcard", u64::from(*allow_wildcard), sink);
+        }
+        FileActionKind::Symlink { target, path, owner, timestamp_ns: _ } => {
+            sink("action", b"symlink");
+            sink("target", target.as_bytes());
+            sink("path", path.as_bytes());
+            walk_owner(owner.as_ref(), sink);
+        }
+    }
+}
+
+fn walk_copy(copy: &CopyAction, selected: bool, sink: Sink<'_>) {
+    let CopyAction {
+        src,
+        dest,
+        owner,
+        mode,
+        follow_symlink,
+        dir_copy_contents,
+        attempt_unpack,
+        create_dest_path,
+        allow_wildcard,
+        allow_empty_wildcard,
+        timestamp_ns: _,
+        include_patterns,
+        exclude_patterns,
+        always_replace_existing_dest_paths,
+        required_paths,
+    } = copy;
+    sink("action", b"copy");
+    if !selected {
+        // What a selection holds has been through these already.
+        sink("src", src.as_bytes());
+        list("include", include_patterns, sink);
+        list("exclude", exclude_patterns, sink);
+        list("required", required_paths, sink);
+    }
+    sink("dest", dest.as_bytes());
+    walk_owner(owner.as_ref(), sink);
+    sink("mode", mode.as_deref().unwrap_or("as it is").as_bytes());
+    let flags = [
+        follow_symlink,
+        dir_copy_contents,
+        attempt_unpack,
+        create_dest_path,
+        allow_wildcard,
+        allow_empty_wildcard,
+        always_replace_existing_dest_paths,
+    ];
+    sink("flags", flags.map(|set| if *set { b'1' } else { b'0' }).as_slice());
+}
+
+fn walk_owner(owner: Option<&Chown>, sink: Sink<'_>) {
+    let mut principal = |name: &str, value: Option<&Principal>| match value {
+        None => sink(name, b"none"),
+        Some(Principal::Id(id)) => sink(name, format!("id {id}").as_bytes()),
+        Some(Principal::Name(text)) => sink(name, format!("name {text}").as_bytes()),
+    };
+    match owner {
+        None => principal("owner", None),
+        Some(Chown { user, group }) => {
+            principal("owner.user", user.as_ref());
+            principal("owner.group", group.as_ref());
+        }
+    }
+}
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {:?}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::{CacheSharing, NetworkMode, SecurityMode};
+
+    fn run() -> ExecOp {
+        let kind = MountKind::Cache { id: "c".into(), sharing: CacheSharing::Shared };
+        ExecOp {
+            meta: ExecMeta {
+                args: vec!["sh".into(), "-c".into(), "make".into()],
+                env: vec!["A=1".into()],
+                proxy_env: vec![("HTTP_PROXY".into(), "x".into())],
+                extra_hosts: vec![("db".into(), "10.0.0.1".into())],
+                ..ExecMeta::default()
+            },
+            mounts: vec![Mount {
+                input: None,
+                selector: String::new(),
+                dest: "/c".into(),
+                output: None,
+                readonly: false,
+                kind,
+            }],
+            network: NetworkMode::Unset,
+            security: SecurityMode::Sandbox,
+            secret_env: vec![SecretEnv { id: "t".into(), name: "T".into(), optional: false }],
+            devices: Vec::new(),
+        }
+    }
+
+    fn key(change: impl FnOnce(&mut ExecOp)) -> CacheKey {
+        let mut exec = run();
+        change(&mut exec);
+        let op = Op::Exec(Box::new(exec));
+        StepInputs { op: &op, platform: Some(&Platform::new("linux", "amd64", None)), inputs: &[] }.key()
+    }
+
+    #[test]
+    fn each_input_of_a_run_changes_its_key() {
+        let changes: [fn(&mut ExecOp); 14] = [
+            |e| e.meta.args[2].push('x'),
+            |e| e.meta.args = vec!["sh".into(), "-cmake".into()],
+            |e| e.meta.env.push("B=2".into()),
+            |e| e.meta.cwd = "/x".into(),
+            |e| e.meta.user = "1".into(),
+            |e| e.meta.hostname = "h".into(),
+            |e| e.meta.extra_hosts[0].0 = "other".into(),
+            |e| e.meta.ulimits.push(("nofile".into(), 1, 2)),
+            |e| e.mounts[0].dest = "/d".into(),
+            |e| e.mounts[0].readonly = true,
+            |e| e.mounts[0].kind = MountKind::Tmpfs { size_bytes: 0 },
+            |e| e.network = NetworkMode::None,
+            |e| e.security = SecurityMode::Insecure,
+            |e| e.secret_env[0].id = "u".into(),
+        ];
+        let plain = key(|_| {});
+        for (i, change) in changes.into_iter().enumerate() {
+            assert_ne!(key(change), plain, "change {i}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_input_of_a_run_leaves_its_key() {
+        let changes: [fn(&mut ExecOp); 4] = [
+            |e| e.meta.proxy_env.clear(),
+            |e| e.meta.extra_hosts[0].1 = "10.0.0.2".into(),
+            |e| e.meta.cgroup_parent = "x".into(),
+            |e| e.mounts[0].kind = MountKind::Cache { id: "d".into(), sharing: CacheSharing::Locked },
+        ];
+        let plain = key(|_| {});
+        for (i, change) in changes.into_iter().enumerate() {
+            assert_eq!(key(change), plain, "change {i}");
+        }
+    }
+
+    #[test]
+    fn a_selection_stands_for_the_path_that_it_was_taken_from() {
+        let copy = |src: &str| {
+            let copy = CopyAction { src: src.into(), dest: "/x".into(), ..CopyAction::default() };
+            Op::File(FileOp {
+                actions: vec![FileAction {
+                    input: FileInput::Input(0),
+                    secondary_input: Some(FileInput::Input(1)),
+                    output: Some(0),
+                    kind: FileActionKind::Copy(Box::new(copy)),
+                }],
+            })
+        };
+        let key = |op: &Op, input: InputKey| {
+            let base = InputKey::Chain(CacheKey(Digest::of(b"base")), 0);
+            StepInputs { op, platform: None, inputs: &[base, input] }.key()
+        };
+        let selected = InputKey::Selection(Digest::of(b"bytes"));
+        assert_eq!(key(&copy("a"), selected), key(&copy("b"), selected));
+        let chained = InputKey::Chain(CacheKey(Digest::of(b"stage")), 0);
+        assert_ne!(key(&copy("a"), chained), key(&copy("b"), chained));
+    }
+}

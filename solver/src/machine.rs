@@ -1,0 +1,568 @@
+//! The state machine: what must be done next to get the target, given what is known.
+//!
+//! Demand flows back from the target. A vertex wants its *key* first; of a known step only the
+//! *result* of what it is built on; the *files* of an input only if a step must really run. So a build
+//! of which everything is known asks for nothing but look-ups.
+//!
+//! ```text
+//! Idle ─► Keying ─ keys of inputs ─► Keyed ─► LookingUp ─ hit ─► Hit ─ bases' results ─► Loading ─► Done
+//!                                                 │ miss
+//!     Gathering (results; files of what is selected) ─► Selecting ─► LookingUpContent ─ hit ─► Hit …
+//!                                                 │ miss
+//!                      Preparing (files of all inputs) ─► Ready ─► Running ─► Done
+//! Idle ─► Identifying ─► Identified ─ result wanted ─► Done ─ files wanted ─► Fetching ─► Done   (a source)
+//! ```
+//! It does no I/O: [`Solver::next`] gives an action as plain data, [`Solver::apply`] takes what came of it.
+
+use crate::cache_key::{CacheKey, ContentId, InputKey, StepInputs};
+use crate::definition::{Definition, Edge, Op, VertexId};
+use crate::reads::{bases, is_local, is_selected};
+use kiln_oci::Digest;
+use std::collections::VecDeque;
+
+/// Something to be done outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Find out what a source is: answered by [`Event::Identified`].
+    Identify(VertexId),
+    /// Hash what a vertex reads of one of its inputs: answered by [`Event::Selected`].
+    Select {
+        /// The vertex that reads.
+        vertex: VertexId,
+        /// Which of its inputs.
+        input: usize,
+    },
+    /// See whether the result of a key is known: answered by [`Event::Found`].
+    LookUp {
+        /// The vertex.
+        vertex: VertexId,
+        /// The key.
+        key: CacheKey,
+        /// A key under which a result that is found is to be known too.
+        alias: Option<CacheKey>,
+    },
+    /// Lay what is known under a key on the results of the vertex's bases: answered by [`Event::Loaded`].
+    Load {
+        /// The vertex.
+        vertex: VertexId,
+        /// The key under which it was found.
+        key: CacheKey,
+    },
+    /// Bring a source's files here: answered by [`Event::Fetched`].
+    Fetch(VertexId),
+    /// Do it: answered by [`Event::Ran`]. The result is to be known under the keys.
+    Run {
+        /// The vertex.
+        vertex: VertexId,
+        /// Its keys: how it is made, and from what content.
+        keys: Vec<CacheKey>,
+    },
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A source is identified.
+    Identified {
+        /// The source.
+        vertex: VertexId,
+        /// Its key.
+        key: CacheKey,
+        /// Its content.
+        content: ContentId,
+    },
+    /// What is read of an input is hashed.
+    Selected {
+        /// The vertex that reads.
+        vertex: VertexId,
+        /// Which of its inputs.
+        input: usize,
+        /// The hash.
+        digest: Digest,
+    },
+    /// A look-up is answered.
+    Found {
+        /// The vertex.
+        vertex: VertexId,
+        /// Whether there is a result.
+        hit: bool,
+    },
+    /// A result that was found is laid on its bases.
+    Loaded {
+        /// The vertex.
+        vertex: VertexId,
+        /// The content of each of its outputs, or `None` if the result is gone.
+        outputs: Option<Vec<ContentId>>,
+    },
+    /// A source's files are here.
+    Fetched(VertexId),
+    /// A vertex is done.
+    Ran {
+        /// The vertex.
+        vertex: VertexId,
+        /// The content of each of its outputs.
+        outputs: Vec<ContentId>,
+    },
+    /// An action on a vertex failed. Nothing new is begun; what runs may end.
+    Failed(VertexId),
+}
+
+/// How far the solver is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Actions are out, and their events will tell.
+    Waiting,
+    /// The target's result is there.
+    Done,
+    /// A vertex failed and no action is out.
+    Failed(VertexId),
+}
+
+/// How much of a vertex is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Want {
+    Nothing,
+    Key,
+    Result,
+    Files,
+}
+
+/// Where a vertex stands. Each variant holds what only it needs.
+#[derive(Clone, Debug)]
+enum State {
+    Idle,
+    Identifying,
+    Identified {
+        key: CacheKey,
+        content: ContentId,
+    },
+    Keying {
+        selected: Vec<Option<Digest>>,
+    },
+    Keyed {
+        key: CacheKey,
+        inputs: Vec<InputKey>,
+    },
+    LookingUp {
+        key: CacheKey,
+        inputs: Vec<InputKey>,
+    },
+    Gathering {
+        key: CacheKey,
+        inputs: Vec<InputKey>,
+    },
+    Selecting {
+        key: CacheKey,
+        inputs: Vec<Option<InputKey>>,
+    },
+    LookingUpContent {
+        keys: [CacheKey; 2],
+    },
+    /// `found` is the key that has a result; `otherwise` is where to go on should it be gone.
+    Hit {
+        key: CacheKey,
+        found: CacheKey,
+        otherwise: Box<State>,
+    },
+    Loading {
+        key: CacheKey,
+        otherwise: Box<State>,
+    },
+    Preparing {
+        keys: Vec<CacheKey>,
+    },
+    Ready {
+        keys: Vec<CacheKey>,
+    },
+    Running {
+        key: CacheKey,
+    },
+    Fetching {
+        key: CacheKey,
+        outputs: Vec<ContentId>,
+    },
+    Done {
+        key: Option<CacheKey>,
+        outputs: Vec<ContentId>,
+        files: bool,
+    },
+}
+
+/// Solves one definition.
+#[derive(Debug)]
+pub struct Solver {
+    definition: Definition,
+    states: Vec<State>,
+    wants: Vec<Want>,
+    dependants: Vec<Vec<VertexId>>,
+    actions: VecDeque<Action>,
+    ready: VecDeque<VertexId>,
+    touched: Vec<VertexId>,
+    outstanding: usize,
+    running: usize,
+    jobs: usize,
+    failed: Option<VertexId>,
+}
+
+impl Solver {
+    /// A solver for `definition` that lets at most `jobs` steps run at once (at least one).
+    pub fn new(definition: Definition, jobs: usize) -> Solver {
+        let count = definition.vertices().len();
+        let mut dependants = vec![Vec::new(); count];
+        for (i, vertex) in definition.vertices().iter().enumerate() {
+            for edge in &vertex.inputs {
+                let list: &mut Vec<VertexId> = &mut dependants[edge.vertex.index()];
+                let id = VertexId(i as u32);
+                if list.last() != Some(&id) {
+                    list.push(id);
+                }
+            }
+        }
+        let target = definition.target;
+        let mut solver = Solver {
+            definition,
+            states: vec![State::Idle; count],
+            wants: vec![Want::Nothing; count],
+            dependants,
+            actions: VecDeque::new(),
+            ready: VecDeque::new(),
+            touched: Vec::new(),
+            outstanding: 0,
+            running: 0,
+            jobs: jobs.max(1),
+            failed: None,
+        };
+        if let Some(edge) = target {
+            solver.want(edge.vertex, Want::Result);
+            solver.settle();
+        }
+        solver
+    }
+
+    /// The graph that it solves.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// The next thing to do, or `None` if there is nothing until an event comes in.
+    pub fn next_action(&mut self) -> Option<Action> {
+        if self.failed.is_some() {
+            return None;
+        }
+        if let Some(action) = self.actions.pop_front() {
+            self.outstanding += 1;
+            return Some(action);
+        }
+        if self.running >= self.jobs {
+            return None;
+        }
+        let vertex = self.ready.pop_front()?;
+        let State::Ready { keys } = &self.states[vertex.index()] else {
+            unreachable!("only a ready vertex is queued")
+        };
+        let keys = keys.clone();
+        self.set(vertex, State::Running { key: keys[0] });
+        self.outstanding += 1;
+        self.running += 1;
+        Some(Action::Run { vertex, keys })
+    }
+
+    /// Takes in what came of an action.
+    pub fn apply(&mut self, event: Event) {
+        self.outstanding -= 1;
+        match event {
+            Event::Identified { vertex, key, content } => {
+                self.set(vertex, State::Identified { key, content })
+            }
+            Event::Selected { vertex, input, digest } => self.selected(vertex, input, digest),
+            Event::Found { vertex, hit } => self.found(vertex, hit),
+            Event::Loaded { vertex, outputs } => self.loaded(vertex, outputs),
+            Event::Fetched(vertex) => {
+                if let State::Fetching { key, outputs } = &self.states[vertex.index()] {
+                    let done = State::Done { key: Some(*key), outputs: outputs.clone(), files: true };
+                    self.set(vertex, done);
+                }
+            }
+            Event::Ran { vertex, outputs } => {
+                self.running -= 1;
+                if let State::Running { key } = self.states[vertex.index()] {
+                    self.set(vertex, State::Done { key: Some(key), outputs, files: true });
+                }
+            }
+            Event::Failed(vertex) => {
+                if matches!(self.states[vertex.index()], State::Running { .. }) {
+                    self.running -= 1;
+                }
+                self.failed.get_or_insert(vertex);
+            }
+        }
+        self.settle();
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        match (self.failed, self.definition.target) {
+            (Some(vertex), _) if self.outstanding == 0 => Progress::Failed(vertex),
+            (Some(_), _) => Progress::Waiting,
+            (None, None) => Progress::Done,
+            (None, Some(edge)) if matches!(self.states[edge.vertex.index()], State::Done { .. }) => {
+                Progress::Done
+            }
+            (None, Some(_)) => Progress::Waiting,
+        }
+    }
+
+    /// The content of an output, once its vertex is done.
+    pub fn content(&self, edge: Edge) -> Option<ContentId> {
+        match &self.states[edge.vertex.index()] {
+            State::Done { outputs, .. } => outputs.get(edge.output as usize).copied(),
+            State::Identified { content, .. } => Some(*content),
+            _ => None,
+        }
+    }
+
+    fn selected(&mut self, vertex: VertexId, input: usize, digest: Digest) {
+        match &mut self.states[vertex.index()] {
+            State::Keying { selected } => selected[input] = Some(digest),
+            State::Selecting { inputs, .. } => inputs[input] = Some(InputKey::Selection(digest)),
+            _ => {}
+        }
+        self.touched.push(vertex);
+    }
+
+    fn found(&mut self, vertex: VertexId, hit: bool) {
+        let (key, found, otherwise) = match &self.states[vertex.index()] {
+            State::LookingUp { key, inputs } => {
+                (*key, *key, State::Gathering { key: *key, inputs: inputs.clone() })
+            }
+            State::LookingUpContent { keys } => (keys[0], keys[1], State::Preparing { keys: keys.to_vec() }),
+            _ => return,
+        };
+        let next = if hit { State::Hit { key, found, otherwise: Box::new(otherwise) } } else { otherwise };
+        self.set(vertex, next);
+    }
+
+    fn loaded(&mut self, vertex: VertexId, outputs: Option<Vec<ContentId>>) {
+        let State::Loading { key, otherwise } = &self.states[vertex.index()] else { return };
+        let next = match outputs {
+            Some(outputs) => State::Done { key: Some(*key), outputs, files: true },
+            None => State::clone(otherwise),
+        };
+        self.set(vertex, next);
+    }
+
+    /// The only place where a state is written after the start: what waits for the vertex is looked at again.
+    fn set(&mut self, vertex: VertexId, state: State) {
+        if matches!(state, State::Ready { .. }) {
+            self.ready.push_back(vertex);
+        }
+        self.states[vertex.index()] = state;
+        self.touched.push(vertex);
+        let wakes = matches!(
+            self.states[vertex.index()],
+            State::Identified { .. } | State::Keyed { .. } | State::Done { .. }
+        );
+        if wakes {
+            self.touched.extend_from_slice(&self.dependants[vertex.index()]);
+        }
+    }
+
+    fn want(&mut self, vertex: VertexId, want: Want) {
+        if self.wants[vertex.index()] < want {
+            self.wants[vertex.index()] = want;
+            self.touched.push(vertex);
+        }
+    }
+
+    /// Looks at each vertex for which something changed, until nothing changes any more.
+    fn settle(&mut self) {
+        while let Some(vertex) = self.touched.pop() {
+            if self.failed.is_none() && self.wants[vertex.index()] > Want::Nothing {
+                self.advance(vertex);
+            }
+        }
+    }
+
+    fn advance(&mut self, vertex: VertexId) {
+        let want = self.wants[vertex.index()];
+        match &self.states[vertex.index()] {
+            State::Idle => self.begin(vertex),
+            State::Keying { .. } => self.try_key(vertex),
+            State::Keyed { .. } if want >= Want::Result => self.try_look_up(vertex),
+            State::Identified { key, content } if want >= Want::Result => {
+                let done = State::Done { key: Some(*key), outputs: vec![*content], files: false };
+                self.set(vertex, done);
+            }
+            State::Gathering { .. } => self.try_gather(vertex),
+            State::Selecting { .. } => self.try_content_key(vertex),
+            State::Hit { .. } => self.try_load(vertex),
+            State::Preparing { .. } => self.try_prepare(vertex),
+            State::Done { key: Some(key), outputs, files: false } if want >= Want::Files => {
+                let fetching = State::Fetching { key: *key, outputs: outputs.clone() };
+                self.actions.push_back(Action::Fetch(vertex));
+                self.set(vertex, fetching);
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, vertex: VertexId) {
+        let this = &self.definition.vertex(vertex);
+        if is_local(&this.op) {
+            let nothing = ContentId(Digest::of(b"local"));
+            return self.set(vertex, State::Done { key: None, outputs: vec![nothing], files: true });
+        }
+        if matches!(this.op, Op::Source(_)) {
+            self.actions.push_back(Action::Identify(vertex));
+            return self.set(vertex, State::Identifying);
+        }
+        let inputs = this.inputs.clone();
+        for (i, edge) in inputs.iter().enumerate() {
+            self.want(edge.vertex, Want::Key);
+            if is_local(&self.definition.vertex(edge.vertex).op) {
+                self.actions.push_back(Action::Select { vertex, input: i });
+            }
+        }
+        self.set(vertex, State::Keying { selected: vec![None; inputs.len()] });
+    }
+
+    /// The key of an input by how it is made, as soon as that is known.
+    fn chain_key(&self, edge: &Edge) -> Option<InputKey> {
+        let key = match &self.states[edge.vertex.index()] {
+            State::Identified { key, .. }
+            | State::Keyed { key, .. }
+            | State::LookingUp { key, .. }
+            | State::Gathering { key, .. }
+            | State::Selecting { key, .. }
+            | State::Running { key }
+            | State::Hit { key, .. }
+            | State::Loading { key, .. }
+            | State::Fetching { key, .. }
+            | State::Done { key: Some(key), .. } => *key,
+            State::LookingUpContent { keys } => keys[0],
+            State::Preparing { keys } | State::Ready { keys } => keys[0],
+            State::Idle | State::Identifying | State::Keying { .. } | State::Done { key: None, .. } => {
+                return None;
+            }
+        };
+        Some(InputKey::Chain(key, edge.output))
+    }
+
+    fn try_key(&mut self, vertex: VertexId) {
+        let State::Keying { selected } = &self.states[vertex.index()] else { return };
+        let this = self.definition.vertex(vertex);
+        let known = this.inputs.iter().zip(selected).map(|(edge, digest)| match digest {
+            Some(digest) => Some(InputKey::Selection(*digest)),
+            None => self.chain_key(edge),
+        });
+        let Some(inputs) = known.collect::<Option<Vec<InputKey>>>() else { return };
+        let key = StepInputs { op: &this.op, platform: this.platform.as_ref(), inputs: &inputs }.key();
+        self.set(vertex, State::Keyed { key, inputs });
+    }
+
+    fn try_look_up(&mut self, vertex: VertexId) {
+        let known = self.bases_known(vertex);
+        let this = self.definition.vertex(vertex);
+        let State::Keyed { key, inputs } = &self.states[vertex.index()] else { return };
+        let (key, inputs) = (*key, inputs.clone());
+        if matches!(this.op, Op::Merge) {
+            // Laying layers over each other is cheaper than looking for somebody who did.
+            if known {
+                self.set(vertex, State::Ready { keys: vec![key] });
+            }
+        } else if this.metadata.ignore_cache {
+            self.set(vertex, State::Gathering { key, inputs });
+        } else {
+            self.actions.push_back(Action::LookUp { vertex, key, alias: None });
+            self.set(vertex, State::LookingUp { key, inputs });
+        }
+    }
+
+    /// Wants the results of what the vertex is built on; whether they are there.
+    fn bases_known(&mut self, vertex: VertexId) -> bool {
+        let mut known = true;
+        for base in bases(&self.definition, vertex) {
+            self.want(base.vertex, Want::Result);
+            known &= self.has(base.vertex, Want::Result);
+        }
+        known
+    }
+
+    fn try_load(&mut self, vertex: VertexId) {
+        if !self.bases_known(vertex) {
+            return;
+        }
+        let State::Hit { key, found, otherwise } = &self.states[vertex.index()] else { return };
+        let action = Action::Load { vertex, key: *found };
+        let loading = State::Loading { key: *key, otherwise: otherwise.clone() };
+        self.actions.push_back(action);
+        self.set(vertex, loading);
+    }
+
+    fn try_gather(&mut self, vertex: VertexId) {
+        let this = self.definition.vertex(vertex);
+        let edges = this.inputs.clone();
+        let selects: Vec<bool> = (0..edges.len()).map(|i| is_selected(&self.definition, vertex, i)).collect();
+        let mut complete = true;
+        for (edge, selected) in edges.iter().zip(&selects) {
+            let want = if *selected { Want::Files } else { Want::Result };
+            self.want(edge.vertex, want);
+            complete &= self.has(edge.vertex, want);
+        }
+        if !complete {
+            return;
+        }
+        let State::Gathering { key, inputs } = &self.states[vertex.index()] else { return };
+        let (key, chain) = (*key, inputs.clone());
+        let mut inputs = Vec::with_capacity(edges.len());
+        for (i, edge) in edges.iter().enumerate() {
+            inputs.push(match (chain[i], selects[i]) {
+                (InputKey::Selection(digest), _) => Some(InputKey::Selection(digest)),
+                (_, true) => {
+                    self.actions.push_back(Action::Select { vertex, input: i });
+                    None
+                }
+                (_, false) => self.content(*edge).map(InputKey::Content),
+            });
+        }
+        self.set(vertex, State::Selecting { key, inputs });
+    }
+
+    fn try_content_key(&mut self, vertex: VertexId) {
+        let State::Selecting { key, inputs } = &self.states[vertex.index()] else { return };
+        let Some(inputs) = inputs.iter().copied().collect::<Option<Vec<InputKey>>>() else { return };
+        let (first, this) = (*key, self.definition.vertex(vertex));
+        let key = StepInputs { op: &this.op, platform: this.platform.as_ref(), inputs: &inputs }.key();
+        if this.metadata.ignore_cache {
+            return self.set(vertex, State::Preparing { keys: vec![first, key] });
+        }
+        self.actions.push_back(Action::LookUp { vertex, key, alias: Some(first) });
+        self.set(vertex, State::LookingUpContent { keys: [first, key] });
+    }
+
+    fn try_prepare(&mut self, vertex: VertexId) {
+        let edges = self.definition.vertex(vertex).inputs.clone();
+        let mut complete = true;
+        for edge in edges {
+            self.want(edge.vertex, Want::Files);
+            complete &= self.has(edge.vertex, Want::Files);
+        }
+        let State::Preparing { keys } = &self.states[vertex.index()] else { return };
+        if complete {
+            let ready = State::Ready { keys: keys.clone() };
+            self.set(vertex, ready);
+        }
+    }
+
+    fn has(&self, vertex: VertexId, want: Want) -> bool {
+        match &self.states[vertex.index()] {
+            State::Done { files, .. } => *files || want < Want::Files,
+            State::Fetching { .. } => want < Want::Files,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -1,0 +1,280 @@
+//! Claims about the solver: each builds a graph, answers its actions from a small fake world, and
+//! asserts the log of what was asked. A cache hit is a shorter log.
+
+use super::*;
+use crate::definition::{
+    CopyAction, ExecMeta, ExecOp, FileAction, FileOp, Metadata, Mount, NetworkMode, SecurityMode, SourceOp,
+    Vertex,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What is outside: records by key, the contents of sources, and what steps make.
+#[derive(Default)]
+struct World {
+    records: HashMap<CacheKey, Vec<ContentId>>,
+    contents: HashMap<String, &'static str>,
+    log: Vec<String>,
+    fails: BTreeSet<String>,
+    most_at_once: usize,
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::of(text.as_bytes())
+}
+
+#[derive(Default)]
+struct Graph(Definition);
+
+impl Graph {
+    fn add(&mut self, name: &str, op: Op, inputs: &[VertexId]) -> VertexId {
+        let inputs = inputs.iter().map(|v| Edge { vertex: *v, output: 0 }).collect();
+        let metadata = Metadata { name: name.to_owned(), ..Metadata::default() };
+        self.0.add(Vertex { op, inputs, platform: None, metadata })
+    }
+
+    fn source(&mut self, identifier: &str) -> VertexId {
+        let op = Op::Source(SourceOp { identifier: identifier.to_owned(), attrs: BTreeMap::new() });
+        self.add(identifier, op, &[])
+    }
+
+    fn run(&mut self, command: &str, on: VertexId) -> VertexId {
+        let root = Mount {
+            input: Some(0),
+            selector: String::new(),
+            dest: "/".into(),
+            output: Some(0),
+            readonly: false,
+            kind: MountKind::Bind,
+        };
+        let exec = ExecOp {
+            meta: ExecMeta { args: vec![command.to_owned()], ..ExecMeta::default() },
+            mounts: vec![root],
+            network: NetworkMode::Unset,
+            security: SecurityMode::Sandbox,
+            secret_env: Vec::new(),
+            devices: Vec::new(),
+        };
+        self.add(command, Op::Exec(Box::new(exec)), &[on])
+    }
+
+    fn copy(&mut self, src: &str, from: VertexId, on: VertexId) -> VertexId {
+        let copy = CopyAction { src: src.to_owned(), dest: "/".to_owned(), ..CopyAction::default() };
+        let action = FileAction {
+            input: FileInput::Input(0),
+            secondary_input: Some(FileInput::Input(1)),
+            output: Some(0),
+            kind: FileActionKind::Copy(Box::new(copy)),
+        };
+        self.add(&format!("copy {src}"), Op::File(FileOp { actions: vec![action] }), &[on, from])
+    }
+}
+
+impl World {
+    fn name(definition: &Definition, vertex: VertexId) -> String {
+        definition.vertex(vertex).metadata.name.clone()
+    }
+
+    /// What a step makes: by default its name says it all; a source's is given.
+    fn content(&self, name: &str) -> ContentId {
+        ContentId(digest(self.contents.get(name).copied().unwrap_or(name)))
+    }
+
+    fn answer(&mut self, solver: &Solver, action: Action) -> Event {
+        let graph = solver.definition();
+        match action {
+            Action::Identify(vertex) => {
+                let content = self.content(&Self::name(graph, vertex));
+                Event::Identified { vertex, key: CacheKey(content.0), content }
+            }
+            Action::Select { vertex, input } => {
+                let source = graph.vertex(vertex).inputs[input].vertex;
+                let part = format!("{} of {}", Self::name(graph, vertex), Self::name(graph, source));
+                self.log.push(format!("select {part}"));
+                Event::Selected { vertex, input, digest: self.content(&part).0 }
+            }
+            Action::LookUp { vertex, key, alias } => {
+                let outputs = self.records.get(&key).cloned();
+                if let (Some(outputs), Some(alias)) = (&outputs, alias) {
+                    self.records.insert(alias, outputs.clone());
+                }
+                Event::Found { vertex, hit: outputs.is_some() }
+            }
+            Action::Load { vertex, key } => {
+                Event::Loaded { vertex, outputs: self.records.get(&key).cloned() }
+            }
+            Action::Fetch(vertex) => {
+                self.log.push(format!("fetch {}", Self::name(graph, vertex)));
+                Event::Fetched(vertex)
+            }
+            Action::Run { vertex, keys } => {
+                let name = Self::name(graph, vertex);
+                self.log.push(format!("run {name}"));
+                if self.fails.contains(&name) {
+                    return Event::Failed(vertex);
+                }
+                let outputs = vec![self.content(&name)];
+                for key in keys {
+                    self.records.insert(key, outputs.clone());
+                }
+                Event::Ran { vertex, outputs }
+            }
+        }
+    }
+
+    /// Solves; all actions that are given at once count as done at once. Gives the log.
+    fn solve(&mut self, graph: &Graph, target: VertexId, jobs: usize) -> (Progress, Vec<String>) {
+        let mut definition = graph.0.clone();
+        definition.target = Some(Edge { vertex: target, output: 0 });
+        let mut solver = Solver::new(definition, jobs);
+        self.log.clear();
+        loop {
+            let batch: Vec<Action> = std::iter::from_fn(|| solver.next_action()).collect();
+            let runs = batch.iter().filter(|a| matches!(a, Action::Run { .. })).count();
+            self.most_at_once = self.most_at_once.max(runs);
+            if batch.is_empty() {
+                return (solver.progress(), std::mem::take(&mut self.log));
+            }
+            for action in batch {
+                let event = self.answer(&solver, action);
+                solver.apply(event);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_build_that_is_known_fetches_nothing_and_runs_nothing() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let one = graph.run("one", base);
+    let two = graph.run("two", one);
+    assert_eq!(
+        world.solve(&graph, two, 4),
+        (Progress::Done, vec!["fetch docker-image://base".into(), "run one".into(), "run two".into()])
+    );
+    assert_eq!(world.solve(&graph, two, 4), (Progress::Done, vec![]));
+}
+
+#[test]
+fn only_what_the_target_needs_is_done() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let needed = graph.run("needed", base);
+    let other = graph.source("docker-image://other");
+    graph.run("not needed", other);
+    let (_, log) = world.solve(&graph, needed, 4);
+    assert_eq!(log, ["fetch docker-image://base", "run needed"]);
+}
+
+#[test]
+fn a_stage_is_not_run_where_the_copy_of_it_is_known() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let builder = graph.run("make", base);
+    let copy = graph.copy("/out", builder, base);
+    world.solve(&graph, copy, 4);
+    // The builder's own record is gone; the copy's is not.
+    let kept: Vec<_> = world
+        .records
+        .iter()
+        .filter(|(_, v)| **v == [world.content("copy /out")])
+        .map(|(k, v)| (*k, v.clone()))
+        .collect();
+    world.records = kept.into_iter().collect();
+    assert_eq!(world.solve(&graph, copy, 4), (Progress::Done, vec![]));
+}
+
+#[test]
+fn copy_of_an_unchanged_file_is_cached_and_of_a_changed_one_is_not() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let context = graph.source("local://context");
+    let copy = graph.copy("a", context, base);
+    let run = graph.run("make", copy);
+    world.solve(&graph, run, 4);
+    assert_eq!(world.solve(&graph, run, 4).1, ["select copy a of local://context"]);
+    world.contents.insert("copy a of local://context".into(), "edited");
+    world.contents.insert("copy a".into(), "with the edit");
+    assert_eq!(world.solve(&graph, run, 4).1[1..], ["fetch docker-image://base", "run copy a", "run make"]);
+}
+
+#[test]
+fn a_step_that_makes_the_same_tree_again_leaves_what_follows_cached() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let first = graph.run("deps v1", base);
+    let after = graph.run("make", first);
+    world.contents.insert("deps v1".into(), "same");
+    world.contents.insert("deps v2".into(), "same");
+    world.solve(&graph, after, 4);
+    let second = graph.run("deps v2", base);
+    let after = graph.run("make", second);
+    assert_eq!(world.solve(&graph, after, 4).1, ["fetch docker-image://base", "run deps v2"]);
+    assert_eq!(world.solve(&graph, after, 4).1, [""; 0]);
+}
+
+#[test]
+fn a_stage_that_made_the_same_file_leaves_the_copy_of_it_cached() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let first = graph.run("make v1", base);
+    let copy = graph.copy("/out", first, base);
+    world.contents.insert("copy /out of make v1".into(), "same");
+    world.contents.insert("copy /out of make v2".into(), "same");
+    world.solve(&graph, copy, 4);
+    let second = graph.run("make v2", base);
+    let copy = graph.copy("/out", second, base);
+    let (_, log) = world.solve(&graph, copy, 4);
+    assert_eq!(log, ["fetch docker-image://base", "run make v2", "select copy /out of make v2"]);
+}
+
+#[test]
+fn independent_steps_run_at_once_within_the_limit() {
+    for (jobs, most) in [(8, 4), (2, 2), (1, 1)] {
+        let (mut graph, mut world) = (Graph::default(), World::default());
+        let base = graph.source("docker-image://base");
+        let mut last = graph.source("docker-image://scratch");
+        for i in 0..4 {
+            let stage = graph.run(&format!("stage {i}"), base);
+            last = graph.copy("/out", stage, last);
+        }
+        let (progress, _) = world.solve(&graph, last, jobs);
+        assert_eq!((progress, world.most_at_once), (Progress::Done, most), "{jobs} jobs");
+    }
+}
+
+#[test]
+fn the_first_failure_stops_new_work() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let bad = graph.run("bad", base);
+    let after = graph.run("after", bad);
+    world.fails.insert("bad".into());
+    let (progress, log) = world.solve(&graph, after, 4);
+    assert_eq!(progress, Progress::Failed(bad));
+    assert_eq!(log, ["fetch docker-image://base", "run bad"]);
+}
+
+#[test]
+fn no_cache_runs_a_step_again_but_its_result_is_remembered() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let run = graph.run("make", base);
+    world.solve(&graph, run, 4);
+    let mut anew = graph.0.vertex(run).clone();
+    anew.metadata.ignore_cache = true;
+    let anew = graph.0.add(anew);
+    assert_eq!(world.solve(&graph, anew, 4).1, ["fetch docker-image://base", "run make"]);
+    assert_eq!(world.solve(&graph, run, 4).1, [""; 0]);
+}
+
+#[test]
+fn a_thousand_vertices_are_solved_at_once() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let mut last = graph.source("docker-image://base");
+    for i in 0..10_000 {
+        last = graph.run(&format!("step {i}"), last);
+    }
+    let (progress, log) = world.solve(&graph, last, 4);
+    assert_eq!((progress, log.len()), (Progress::Done, 10_001));
+}
