@@ -6,6 +6,7 @@ use crate::definition::{
     CopyAction, ExecMeta, ExecOp, FileAction, FileOp, Metadata, Mount, NetworkMode, SecurityMode, SourceOp,
     Vertex,
 };
+use crate::definition::{FileActionKind, FileInput, MountKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What is outside: records by key, the contents of sources, and what steps make.
