@@ -3,3 +3,28 @@
 
 pub mod ast;
 pub mod diagnostic;
+pub mod expand;
+pub mod ignore;
+
+mod directives;
+mod duration;
+mod fileset;
+mod flags;
+mod glob;
+mod health;
+mod heredoc;
+mod instruction;
+mod lines;
+mod mount;
+mod parse;
+mod statement;
+mod suggest;
+mod tokens;
+
+pub use ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};
+pub use diagnostic::{Diagnostic, Severity};
+pub use ignore::{IgnorePattern, parse_ignore};
+pub use parse::{MAX_DOCKERFILE_SIZE, Parse, parse, parse_instruction};
+
+/// The longest line, in bytes and without its end, that BuildKit reads.
+pub use lines::MAX_LINE;
