@@ -1,1 +1,22 @@
-//! kiln-registry.
+//! The distribution protocol from a client's side: resolve, pull, push, mount, credentials.
+//! It does not know builds, snapshots or what a layer holds.
+
+mod answer;
+mod auth;
+mod challenge;
+mod client;
+mod credentials;
+mod error;
+mod host;
+mod origin;
+mod patience;
+mod pull;
+mod push;
+mod request;
+mod token;
+mod transport;
+
+pub use client::{Client, Options, Resolved};
+pub use error::{Mismatch, Refusal, RegistryError};
+pub use patience::Patience;
+pub use push::PushedBlob;
