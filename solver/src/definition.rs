@@ -362,7 +362,8 @@ pub struct CopyAction {
     pub allow_wildcard: bool,
     /// Whether a pattern may match nothing.
     pub allow_empty_wildcard: bool,
-    /// The modification time of what is copied, in nanoseconds since 1970; `None` keeps the source's.
+    /// The modification time of folders made for `dest`, in nanoseconds since 1970; `None` is now. What is
+    /// copied keeps its own.
     pub timestamp_ns: Option<i64>,
     /// Only what matches these is copied (none: everything).
     pub include_patterns: Vec<String>,

@@ -1,1 +1,23 @@
-//! kiln-tests.
+//! What the tests need to prove kiln from outside: a store and a context of their own, the built
+//! binary as a process, a real registry, a registry that misbehaves, base images, and a reader of
+//! what was built. It does not know the crates that kiln is made of, but for the nouns of `oci`.
+
+mod base_image;
+mod context;
+mod fake_registry;
+mod http;
+mod image;
+mod process;
+mod program;
+mod registry;
+mod traces;
+
+pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
+pub use context::TestContext;
+pub use fake_registry::{FakeRegistry, Reply, closed_port};
+pub use http::{Response, request};
+pub use image::{ImageAssert, Kind, Node, digest_in, members_of, tree_of};
+pub use process::{Finished, Invocation, Running, TIME_LIMIT};
+pub use program::kiln_program;
+pub use registry::{BASIC_PASSWORD, BASIC_USER, Registry};
+pub use traces::{mounts_below, processes_naming, unique, wait_until};

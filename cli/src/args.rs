@@ -1,0 +1,200 @@
+//! The command line. Names are Docker's wherever Docker has one. It does not know what they lead to.
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds container images from Dockerfiles, without a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, about, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// The folder of the store [default: $KILN_ROOT, else /var/lib/kiln or ~/.local/share/kiln]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Push an image of the store to its registry
+    Push(PushArgs),
+    /// Pull an image into the store
+    Pull(PullArgs),
+    /// List the images of the store
+    Images(ImagesArgs),
+    /// Show an image of the store as JSON
+    Inspect(InspectArgs),
+    /// Give an image one more name
+    Tag(TagArgs),
+    /// Take a name away from an image
+    Rmi(RmiArgs),
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// What suits where it is shown
+    #[default]
+    Auto,
+    /// Every line of every step
+    Plain,
+    /// Nothing but the image's id at the end
+    Quiet,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct BuildArgs {
+    /// Names for the image, as name:tag
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
+    /// The Dockerfile [default: CONTEXT/Dockerfile; - is standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// Set a build argument; without a value it is taken from the environment
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
+    /// A further context: a folder, docker-image://REF, or a git or web address
+    #[arg(long, value_name = "NAME=CONTEXT")]
+    pub build_context: Vec<String>,
+    /// The stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// The platform to build for, as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Put a label on the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// Put an annotation on the image's manifest
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub annotation: Vec<String>,
+    /// Use nothing that is known from earlier builds
+    #[arg(long)]
+    pub no_cache: bool,
+    /// The same for some stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Ask registries for base images even if the store has their names
+    #[arg(long)]
+    pub pull: bool,
+    /// How many steps run at once at most [default: 8 for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Where the result goes, as type=oci,dest=FILE
+    #[arg(short, long = "output", value_name = "OUTPUT")]
+    pub outputs: Vec<String>,
+    /// Push the image to the registries of its names
+    #[arg(long)]
+    pub push: bool,
+    /// Keep the image in the store (as without any --output)
+    #[arg(long)]
+    pub load: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t, env = "BUILDKIT_PROGRESS")]
+    pub progress: ProgressMode,
+    /// Show nothing, print the image's id
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Write what was made to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// A secret for RUN, as id=NAME,src=FILE or id=NAME,env=VARIABLE
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
+    /// An ssh agent for RUN: default, or ID=SOCKET
+    #[arg(long, value_name = "AGENT")]
+    pub ssh: Vec<String>,
+    /// The network of RUN: default, host or none
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// A line for /etc/hosts, as NAME:ADDRESS
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// The size of /dev/shm, as 64m
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// A limit for RUN, as nofile=1024:2048
+    #[arg(long, value_name = "LIMIT")]
+    pub ulimit: Vec<String>,
+    /// Allow what a Dockerfile asks for beyond the ordinary: network.host, security.insecure
+    #[arg(long, value_name = "ENTITLEMENT")]
+    pub allow: Vec<String>,
+    /// Look for mistakes and bad habits, and build nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Registries that may be spoken to without TLS
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Taken for the sake of old scripts; they change nothing
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Append)]
+    pub rm: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Append)]
+    pub force_rm: Vec<String>,
+    /// A folder, or - for a Dockerfile or a tar on standard input
+    #[arg(value_name = "CONTEXT")]
+    pub context: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PushArgs {
+    /// The image
+    pub name: String,
+    /// Registries that may be spoken to without TLS
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Print only the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PullArgs {
+    /// The image
+    pub name: String,
+    /// The platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Registries that may be spoken to without TLS
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Print only the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ImagesArgs {
+    /// Print only the ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// table or json
+    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct InspectArgs {
+    /// The images
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct TagArgs {
+    /// The image
+    pub name: String,
+    /// Its new name
+    pub new: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct RmiArgs {
+    /// The images
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}

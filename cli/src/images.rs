@@ -1,0 +1,127 @@
+//! The commands on images of the store: list, show, name, push, pull. It does not know builds.
+
+use crate::args::{ImagesArgs, InspectArgs, PullArgs, PushArgs, RmiArgs, TagArgs};
+use crate::error::CommandError;
+use crate::outputs::reference;
+use crate::plain::Plain;
+use kiln_oci::Platform;
+use kiln_worker::{ProgressSink, Worker};
+use std::io::Write;
+
+fn print(text: &str) -> Result<(), CommandError> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who reads only the head of a list is done.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(CommandError::file("write to", "standard output")),
+    }
+}
+
+pub(crate) fn push(worker: &Worker, args: &PushArgs) -> Result<(), CommandError> {
+    let name = reference("NAME", &args.name)?;
+    let plain = Plain::new(args.quiet);
+    let show = |p: kiln_worker::Progress<'_>| plain.show(p);
+    let digest = worker.push(&name, &name, &ProgressSink::new(&show))?;
+    print(&format!("{digest}\n"))
+}
+
+pub(crate) fn pull(worker: &Worker, args: &PullArgs) -> Result<(), CommandError> {
+    let name = reference("NAME", &args.name)?;
+    let platform = match &args.platform {
+        Some(text) => text
+            .parse()
+            .map_err(|e: kiln_oci::PlatformError| CommandError::usage("--platform", e.to_string()))?,
+        None => Platform::host(),
+    };
+    let plain = Plain::new(args.quiet);
+    let show = |p: kiln_worker::Progress<'_>| plain.show(p);
+    let image = worker.pull(&name, &platform, &ProgressSink::new(&show))?;
+    print(&format!("{}\n", image.digest))
+}
+
+pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandError> {
+    let mut out = String::new();
+    let images = worker.list()?;
+    if args.quiet {
+        for (row, _) in images {
+            out.push_str(&format!("{}\n", row.config));
+        }
+        return print(&out);
+    }
+    if args.format == "json" {
+        for (row, config) in images {
+            let line = serde_json::json!({"name": row.name, "id": row.config, "digest": row.manifest.as_ref().map(|m| m.0),
+                "created": config.created, "size": worker.size_bytes(&row)?, "platform": config.platform().to_string()});
+            out.push_str(&format!("{line}\n"));
+        }
+        return print(&out);
+    }
+    let head = ["NAME", "ID", "PLATFORM", "CREATED", "SIZE"].map(str::to_owned);
+    let mut rows = vec![head];
+    for (row, config) in images {
+        let name = row.name.parse::<kiln_oci::Reference>().map_or(row.name.clone(), |r| r.familiar());
+        let created = config.created.clone().unwrap_or_default();
+        let created = created.get(..19).unwrap_or(&created).replace('T', " ");
+        let id = row.config.hex()[..12].to_owned();
+        rows.push([name, id, config.platform().to_string(), created, human_size(worker.size_bytes(&row)?)]);
+    }
+    let widths: Vec<usize> =
+        (0..5).map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("   ").trim_end());
+        out.push('\n');
+    }
+    print(&out)
+}
+
+/// Bytes in the units of 1000 that Docker uses.
+fn human_size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB"].iter();
+    let mut unit = units.next().unwrap_or(&"B");
+    while value >= 1000.0 {
+        let Some(next) = units.next() else { break };
+        value /= 1000.0;
+        unit = next;
+    }
+    if *unit == "B" { format!("{bytes}B") } else { format!("{value:.1}{unit}") }
+}
+
+pub(crate) fn inspect(worker: &Worker, args: &InspectArgs) -> Result<(), CommandError> {
+    let mut all = Vec::new();
+    for name in &args.names {
+        let (row, image) = worker.find(&reference("NAME", name)?)?;
+        let names: Vec<String> =
+            worker.list()?.into_iter().filter(|(r, _)| r.config == row.config).map(|(r, _)| r.name).collect();
+        all.push(serde_json::json!({
+            "Id": row.config,
+            "RepoTags": names,
+            "Digest": row.manifest.as_ref().map(|m| m.0),
+            "Created": image.config.created,
+            "Author": image.config.author,
+            "Architecture": image.config.architecture,
+            "Variant": image.config.variant,
+            "Os": image.config.os,
+            "Size": worker.size_bytes(&row)?,
+            "Config": image.config.config,
+            "RootFS": {"Type": "layers", "Layers": row.diff_ids},
+            "History": image.config.history,
+        }));
+    }
+    let text = serde_json::to_string_pretty(&all).unwrap_or_default();
+    print(&format!("{text}\n"))
+}
+
+pub(crate) fn tag(worker: &Worker, args: &TagArgs) -> Result<(), CommandError> {
+    Ok(worker.tag(&reference("NAME", &args.name)?, &reference("NEW", &args.new)?)?)
+}
+
+pub(crate) fn remove(worker: &Worker, args: &RmiArgs) -> Result<(), CommandError> {
+    for name in &args.names {
+        let row = worker.untag(&reference("NAME", name)?)?;
+        print(&format!("Untagged: {}\n", row.name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Findings in a Dockerfile as text: the line, a caret, a hint. It does not know how they were found.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use kiln_grammar::{Diagnostic, Severity, Span};
+
+/// A Dockerfile and what it is called.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub name: &'a str,
+    pub text: &'a str,
+}
+
+/// Renders findings one after another.
+pub(crate) fn diagnostics(source: Source<'_>, all: &[Diagnostic]) -> String {
+    let mut out = String::new();
+    for diagnostic in all {
+        out.push_str(&one(source, diagnostic));
+        out.push('\n');
+    }
+    out
+}
+
+fn one(source: Source<'_>, diagnostic: &Diagnostic) -> String {
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    let mut title = diagnostic.message.clone();
+    if let Some(rule) = diagnostic.rule {
+        title = format!("{rule}: {title}");
+    }
+    let span = within(source.text, diagnostic.span);
+    let snippet = Snippet::source(source.text)
+        .path(source.name)
+        .fold(true)
+        .annotation(AnnotationKind::Primary.span(span));
+    let mut groups: Vec<Group<'_>> = vec![level.primary_title(title).element(snippet)];
+    if let Some(hint) = &diagnostic.hint {
+        groups.push(Group::with_title(Level::HELP.secondary_title(hint.clone())));
+    }
+    let place = format!("{}:{}", source.name, diagnostic.line);
+    let text = Renderer::plain().render(&groups).to_string();
+    // A span of nothing has no place of its own in the picture.
+    if text.contains(&place) { text } else { format!("{place}: {text}") }
+}
+
+/// A span that lies in the text, on character boundaries, and ends with its first line.
+fn within(text: &str, span: Span) -> std::ops::Range<usize> {
+    let mut start = span.start.min(text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    let mut end = span.end.clamp(start, text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let line_end = text[start..].find('\n').map_or(text.len(), |n| start + n);
+    start..end.min(line_end).max(start)
+}
+
+/// The lines of a failing instruction with their neighbours and a mark, as BuildKit shows them.
+pub(crate) fn lines(source: Source<'_>, ranges: &[(u32, u32)]) -> String {
+    const AROUND: u32 = 3;
+    let Some(first) = ranges.iter().map(|r| r.0).min() else { return String::new() };
+    let last = ranges.iter().map(|r| r.1).max().unwrap_or(first);
+    let mut out = format!("{}:{first}\n--------------------\n", source.name);
+    for (i, line) in (1u32..).zip(source.text.lines()) {
+        if i + AROUND < first || i > last + AROUND {
+            continue;
+        }
+        let hit = ranges.iter().any(|(a, b)| (*a..=*b).contains(&i));
+        out.push_str(&format!("{i:4} | {} {line}\n", if hit { ">>>" } else { "   " }));
+    }
+    out.push_str("--------------------\n");
+    out
+}

@@ -1,0 +1,298 @@
+//! From a parsed Dockerfile to a graph and an image config: the order of the work. It does not know
+//! single instructions.
+
+use crate::args;
+use crate::contexts::Contexts;
+use crate::env::Env;
+use crate::error::{LowerError, Place};
+use crate::graph::{Graph, NodeId, Scope};
+use crate::lint::{LintOptions, Lints};
+use crate::lint_file;
+use crate::options::{BuildOptions, ImageRequest, ResolvedImage};
+use crate::resolve::Root;
+use crate::stage::StageState;
+use kiln_grammar::{Diagnostic, Parse, Severity};
+use kiln_oci::{History, ImageConfig, Platform};
+use kiln_solver::{Definition, Edge};
+
+/// Says what images are, an answer for each question in order; an error is a message for people.
+pub type Resolver<'r> = dyn FnMut(&[ImageRequest]) -> Vec<Result<ResolvedImage, String>> + 'r;
+
+/// A Dockerfile, lowered.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// What must run, with its target set.
+    pub definition: Definition,
+    /// The image's config: everything but its layers and times. Its history is whole.
+    pub config: ImageConfig,
+    /// How many lines of the history, at its beginning, are those of the base image.
+    pub base_history_len: usize,
+    /// How many layers, at the bottom, are those of the base image.
+    pub base_layers_len: usize,
+    /// The image's platform.
+    pub platform: Platform,
+    /// The name of the stage that is built; empty where it is the only one and has no name.
+    pub stage: String,
+    /// The time that goes for now, in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+    /// The warnings of the lint rules, in the order of the lines.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// What a look at a Dockerfile without building it has shown.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The warnings of the lint rules, in the order of the lines.
+    pub warnings: Vec<Diagnostic>,
+    /// Why it can't be built.
+    pub error: Option<LowerError>,
+}
+
+/// Lowers the stages that the target needs. `resolve` is asked what images are: once, and again only
+/// where triggers name more of them.
+pub fn lower(
+    parse: &Parse,
+    options: &BuildOptions,
+    resolve: &mut Resolver<'_>,
+) -> Result<Lowered, LowerError> {
+    let (lints, outcome) = attempt(parse, options, false, resolve);
+    let is_error = lints.options.is_error;
+    let mut lowered = outcome?;
+    lowered.warnings = lints.into_warnings();
+    if is_error && !lowered.warnings.is_empty() {
+        let mut rules: Vec<&'static str> =
+            lowered.warnings.iter().filter_map(|warning| warning.rule).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        return Err(LowerError::Lint { rules, warnings: lowered.warnings });
+    }
+    Ok(lowered)
+}
+
+/// Looks at every stage, or at those that the target needs if there is one, and makes nothing.
+pub fn check(parse: &Parse, options: &BuildOptions, resolve: &mut Resolver<'_>) -> Checked {
+    let (lints, outcome) = attempt(parse, options, options.target.is_none(), resolve);
+    Checked { warnings: lints.into_warnings(), error: outcome.err() }
+}
+
+/// The state of the work.
+pub(crate) struct Lowering<'a> {
+    pub options: &'a BuildOptions,
+    pub escape: char,
+    /// The arguments that stages may declare.
+    pub global: Env,
+    pub epoch: Option<i64>,
+    pub contexts: Contexts<'a>,
+    pub graph: Graph<'a>,
+    /// What nodes begin with, by their numbers.
+    pub roots: Vec<Option<Root<'a>>>,
+    /// What has become of nodes, by their numbers.
+    pub states: Vec<Option<StageState>>,
+    pub lints: Lints,
+    pub definition: Definition,
+    /// The main context's place in the graph, once it is there.
+    pub context_edge: Option<Edge>,
+    pub proxies: Vec<(String, String)>,
+    /// The patterns of the ignore file, for the rule that looks at them.
+    pub ignored: Option<kiln_solver::pattern::PatternList>,
+}
+
+fn attempt(
+    parse: &Parse,
+    options: &BuildOptions,
+    all: bool,
+    resolve: &mut Resolver<'_>,
+) -> (Lints, Result<Lowered, LowerError>) {
+    let mut lints = match lint_options(parse, options) {
+        Ok(options) => Lints::new(options),
+        Err(error) => return (Lints::default(), Err(error)),
+    };
+    for diagnostic in &parse.diagnostics {
+        if diagnostic.severity == Severity::Error {
+            return (lints, Err(LowerError::Diagnostic(diagnostic.clone())));
+        }
+        lints.adopt(diagnostic);
+    }
+    let mut lowering = match prepare(parse, options, &mut lints) {
+        Ok(lowering) => lowering,
+        Err(error) => return (lints, Err(error)),
+    };
+    lowering.lints = lints;
+    let outcome = lowering.lower(all, resolve);
+    (lowering.lints, outcome)
+}
+
+/// `# check=`, or the build argument that goes before it.
+fn lint_options(parse: &Parse, options: &BuildOptions) -> Result<LintOptions, LowerError> {
+    let directive = parse.dockerfile.directives.check.as_ref();
+    let given = options.build_arg("BUILDKIT_DOCKERFILE_CHECK");
+    let text = given.or_else(|| directive.map(|word| word.raw.as_str())).unwrap_or_default();
+    LintOptions::parse(text).map_err(|why| {
+        let span = directive.map(|word| word.span).unwrap_or_default();
+        Place { span, line: 1, end_line: 1 }.error(format!("failed to parse check options: {why}"))
+    })
+}
+
+fn prepare<'a>(
+    parse: &'a Parse,
+    options: &'a BuildOptions,
+    lints: &mut Lints,
+) -> Result<Lowering<'a>, LowerError> {
+    let dockerfile = &parse.dockerfile;
+    let Some(last) = dockerfile.stages.last() else {
+        return Err(Place::default().error("dockerfile contains no stages to build"));
+    };
+    lint_file::look_at(dockerfile, lints);
+    let target = options.target.as_deref().or(last.name.as_deref()).unwrap_or_default();
+    let platform = args::of_platform(options, target);
+    if let Ok(defaults) = args::global(dockerfile, &platform, None) {
+        lint_file::default_bases(dockerfile, &defaults, lints);
+    }
+    let mut global = args::global(dockerfile, &platform, Some(options))?;
+    let epoch = epoch(parse, options, &mut global)?;
+    let contexts = Contexts::new(options);
+    let escape = dockerfile.directives.escape;
+    let scope = Scope { options, contexts: &contexts, global: &global, escape };
+    let graph = Graph::new(dockerfile, &scope, lints)?;
+    Ok(Lowering {
+        options,
+        escape,
+        global,
+        epoch,
+        contexts,
+        graph,
+        roots: Vec::new(),
+        states: Vec::new(),
+        lints: Lints::default(),
+        definition: Definition::new(),
+        context_edge: None,
+        proxies: args::proxies(options),
+        ignored: ignored(options),
+    })
+}
+
+/// The patterns of the ignore file, unless they have exceptions: then what is left out can't be said
+/// without looking at the files.
+fn ignored(options: &BuildOptions) -> Option<kiln_solver::pattern::PatternList> {
+    if options.ignore.is_empty() || options.ignore.iter().any(|pattern| pattern.negated) {
+        return None;
+    }
+    kiln_solver::pattern::PatternList::parse(options.ignore.iter().map(|pattern| &pattern.pattern)).ok()
+}
+
+/// The time that goes for now. A context's or a stage's time is for the caller to find out.
+fn epoch(parse: &Parse, options: &BuildOptions, global: &mut Env) -> Result<Option<i64>, LowerError> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let text = options.build_arg(NAME).or_else(|| global.get(NAME)).unwrap_or_default().to_owned();
+    if let (Some(epoch), false) = (options.source_date_epoch, text.is_empty()) {
+        set_if_there(global, NAME, &epoch.to_string());
+    }
+    if options.source_date_epoch.is_some() || text.is_empty() {
+        return Ok(options.source_date_epoch);
+    }
+    if let Ok(epoch) = text.parse() {
+        return Ok(Some(epoch));
+    }
+    let is_stage = parse
+        .dockerfile
+        .stages
+        .iter()
+        .any(|s| s.name.as_ref().is_some_and(|n| n.eq_ignore_ascii_case(&text)));
+    let names_something = text == "context"
+        || is_stage
+        || Contexts::new(options).find(&text, &options.target_platform).is_some();
+    if names_something {
+        global.remove(NAME);
+        return Ok(None);
+    }
+    let place = parse.dockerfile.stages.first().map(|stage| Place::of(&stage.from)).unwrap_or_default();
+    Err(place.hinted(
+        format!("invalid SOURCE_DATE_EPOCH: {text}"),
+        "give the seconds since 1970, or context, or the name of a stage or a context",
+    ))
+}
+
+fn set_if_there(env: &mut Env, name: &str, value: &str) {
+    if env.get(name).is_some() {
+        env.set(name, value);
+    }
+}
+
+impl Lowering<'_> {
+    fn lower(&mut self, all: bool, resolver: &mut Resolver<'_>) -> Result<Lowered, LowerError> {
+        let target = self.graph.target(self.options.target.as_deref())?;
+        let needed = self.resolve(target, all, resolver)?;
+        self.states.resize_with(needed.len(), || None);
+        for (index, _) in needed.iter().enumerate().filter(|(_, needed)| **needed) {
+            if self.graph.nodes[index].is_stage {
+                self.run_stage(NodeId(index))?;
+            }
+        }
+        let state = self.states[target.0].take();
+        let state = state.ok_or_else(|| Place::default().error("the target was not lowered"))?;
+        Ok(self.finish(target, state))
+    }
+
+    fn finish(&mut self, target: NodeId, state: StageState) -> Lowered {
+        let (history, base_history_len, base_layers_len) = self.history(target, &state);
+        let mut config = (*state.image).clone();
+        config.config.env = state.image_env.to_list();
+        config.config.labels.extend(self.options.labels.iter().cloned());
+        config.history = history;
+        config.created = None;
+        for words in [&mut config.config.entrypoint, &mut config.config.cmd] {
+            *words = words.take().filter(|words| !words.is_empty());
+        }
+        if self.options.explicit_platform || config.os.is_empty() || config.architecture.is_empty() {
+            put_platform(&mut config, &self.options.target_platform);
+        }
+        let platform = config.platform();
+        put_platform(&mut config, &platform);
+        let mut definition = std::mem::take(&mut self.definition);
+        definition.target = state.fs;
+        Lowered {
+            definition,
+            platform,
+            config,
+            base_history_len,
+            base_layers_len,
+            stage: self.graph.node(target).name.clone(),
+            source_date_epoch: self.epoch,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The history of a stage: that of its base image, of the stages that it is made from, its own;
+    /// and how many lines and layers are those of the base image.
+    fn history(&self, target: NodeId, state: &StageState) -> (Vec<History>, usize, usize) {
+        let mut parts = vec![&state.history];
+        let mut at = target;
+        while let Some(base) = self.graph.node(at).base {
+            at = base;
+            parts.extend(self.states[at.0].as_ref().map(|state| &state.history));
+        }
+        let root = self.roots[at.0].as_ref().map(|root| &root.config);
+        let mut history = root.map(|config| config.history.clone()).unwrap_or_default();
+        let (lines, layers) = (history.len(), root.map_or(0, |config| config.rootfs.diff_ids.len()));
+        for part in parts.iter().rev() {
+            history.extend(part.iter().cloned());
+        }
+        (history, lines, layers)
+    }
+}
+
+/// Makes a config say a platform. A variant or version of the same architecture stays if none is given.
+fn put_platform(config: &mut ImageConfig, platform: &Platform) {
+    let same = config.os == platform.os && config.architecture == platform.architecture;
+    config.os.clone_from(&platform.os);
+    config.architecture.clone_from(&platform.architecture);
+    if platform.variant.is_some() || !same {
+        config.variant.clone_from(&platform.variant);
+    }
+    if platform.os_version.is_some() || !same {
+        config.os_version.clone_from(&platform.os_version);
+    }
+    if !platform.os_features.is_empty() {
+        config.os_features.clone_from(&platform.os_features);
+    }
+}

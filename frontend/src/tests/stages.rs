@@ -1,0 +1,126 @@
+//! Stages: which are lowered, how they are named, what is asked about images, what is refused.
+
+use super::*;
+
+#[test]
+fn only_the_stages_that_the_target_needs_are_lowered() {
+    let text =
+        "FROM busybox AS unused\nRUN false\nFROM busybox AS one\nRUN a\nFROM scratch\nCOPY --from=one /a /";
+    let lowered = lowered(text, &options()).unwrap_or_else(|e| panic!("{e}"));
+    let base = format!("docker.io/library/busybox:latest@{}", Digest::from_bytes([0; 32]));
+    let from = format!("[one 1/2] FROM {base}");
+    assert_eq!(names(&lowered.definition), [&from, "[one 2/2] RUN a", "[stage-2 1/1] COPY --from=one /a /"]);
+}
+
+#[test]
+fn images_are_asked_for_at_once_and_once_more_for_triggers() {
+    let text = "FROM triggers\nFROM busybox AS b\nFROM triggers\nCOPY --from=b /a /\nCOPY --from=0 /x /";
+    let mut asked = Vec::new();
+    let outcome = lower(&kiln_grammar::parse(text), &options(), &mut |requests| {
+        asked.push(requests.iter().map(|r| r.reference.clone()).collect::<Vec<_>>());
+        requests.iter().map(image).collect()
+    });
+    assert!(outcome.is_ok(), "{:?}", outcome.err());
+    let busybox = ["docker.io/library/triggers:latest", "docker.io/library/busybox:latest"];
+    assert_eq!(asked, [busybox.to_vec(), vec!["docker.io/library/more:latest"]]);
+}
+
+#[test]
+fn triggers_run_first_and_are_gone() {
+    check(
+        "FROM triggers\nRUN echo after",
+        &[
+            "`[2/4] ONBUILD RUN echo t`",
+            "`[4/4] RUN echo after`",
+            "history base +\nhistory ARG T=t\nhistory RUN |1 T=t /bin/sh -c echo $T # kiln +\nhistory COPY /x /x # kiln +\n",
+        ],
+    );
+    check("FROM busybox\nONBUILD RUN x", &[r#""OnBuild":["RUN x"]"#]);
+    check("FROM busybox AS a\nONBUILD LABEL x=y\nFROM a", &[r#""Labels":{"x":"y"}"#]);
+}
+
+#[test]
+fn the_target_is_named_in_any_case() {
+    let with = |target: &str| BuildOptions { target: Some(target.to_owned()), ..options() };
+    let text = "FROM busybox AS One\nLABEL a=1\nFROM nowhere";
+    check_with(text, &with("ONE"), &[r#""Labels":{"a":"1"}"#]);
+    check_with(text, &with("0"), &["error target stage \"0\" could not be found"]);
+    match lowered(text, &with("on")) {
+        Err(LowerError::Diagnostic(d)) => assert_eq!(d.hint.as_deref(), Some("did you mean one?")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn circles_and_later_stages_are_refused() {
+    check("FROM a AS one\nCOPY --from=one /a /", &["error circular dependency detected on stage: one"]);
+    check(
+        "FROM busybox AS one\nCOPY --from=two /a /\nFROM busybox AS two\nCOPY --from=one /a /",
+        &["error circular dependency detected on stage: one"],
+    );
+    check(
+        "FROM busybox AS one\nCOPY --from=two /a /\nFROM busybox AS two\nFROM one",
+        &["error cannot copy from stage \"two\", it needs to be defined before current stage \"one\""],
+    );
+    check("FROM busybox\nCOPY --from=7 /a /", &["error invalid stage index 7"]);
+}
+
+#[test]
+fn what_cannot_be_fetched_is_named_with_its_line() {
+    match lowered("FROM busybox\nCOPY --from=none/such /a /", &options()) {
+        Err(LowerError::Image { reference, line, message, .. }) => {
+            assert_eq!(
+                (reference.as_str(), line, message.as_str()),
+                ("docker.io/none/such:latest", 2, "not found")
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    check("FROM Busy", &["error failed to parse stage name \"Busy\""]);
+    check("ARG B\nFROM $B", &["error base name ($B) should not be blank"]);
+}
+
+#[test]
+fn named_contexts_go_before_images_and_stages() {
+    let mut options = options();
+    let local = |name: &str| NamedContext::Local { name: name.to_owned(), excludes: vec!["x".to_owned()] };
+    options.contexts.insert("none/such:1".to_owned(), local("replaced"));
+    options.contexts.insert("two".to_owned(), NamedContext::Git("https://h/r.git#main:sub".to_owned()));
+    options.contexts.insert("web".to_owned(), NamedContext::Http("https://h/a.tar".to_owned()));
+    check_with(
+        "FROM busybox AS two\nRUN false\nFROM none/such:1\nCOPY --from=two / /two\nCOPY --from=web / /web",
+        &options,
+        &[
+            r#"<local://replaced local.excludepatterns=["x"]>"#,
+            "<git://h/r.git#main:sub git.fullurl=https://h/r.git>",
+            "<https://h/a.tar http.filename=context>",
+            "<copy /context to / unpack create from in0 on scratch>",
+            r#""WorkingDir":"/""#,
+        ],
+    );
+}
+
+#[test]
+fn the_platform_is_that_of_the_base_unless_asked_for() {
+    let platform = |text: &str, explicit: bool| {
+        let mut options = options();
+        options.explicit_platform = explicit;
+        let lowered = lowered(text, &options).unwrap_or_else(|e| panic!("{e}"));
+        let warned = lowered.warnings.iter().any(|w| w.rule == Some("InvalidBaseImagePlatform"));
+        (lowered.platform.to_string(), warned)
+    };
+    assert_eq!(platform("FROM --platform=$BUILDPLATFORM arm", false), ("linux/arm64".to_owned(), true));
+    assert_eq!(platform("FROM arm", true), ("linux/amd64".to_owned(), true));
+    assert_eq!(platform("FROM scratch", false), ("linux/amd64".to_owned(), false));
+    check("FROM --platform=$NONE busybox", &["error empty platform value from expression $NONE"]);
+}
+
+#[test]
+fn a_stage_can_be_built_anew() {
+    let options = BuildOptions { no_cache_filter: vec!["ONE".to_owned()], ..options() };
+    check_with(
+        "FROM busybox AS one\nRUN a\nFROM one\nRUN b",
+        &options,
+        &["> anew `[one 2/2] RUN a`", "> `[stage-1 1/1] RUN b`"],
+    );
+}

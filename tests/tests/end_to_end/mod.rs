@@ -1,0 +1,27 @@
+//! Claims about the built binary, each a test that runs it as a process.
+
+mod caching;
+mod contexts;
+mod examples;
+mod failures;
+mod instructions;
+mod interruption;
+mod mistakes;
+mod outputs;
+mod registries;
+mod store;
+
+use kiln_tests::{Registry, TestContext};
+
+/// The base of tests that need one: busybox in the shared registry.
+fn busybox() -> String {
+    Registry::shared().busybox()
+}
+
+/// A context whose Dockerfile is `text`, with `@` for the reference of busybox.
+fn on_busybox(text: &str) -> TestContext {
+    TestContext::with_dockerfile(&text.replace('@', &busybox()))
+}
+
+/// No arguments.
+const NONE: [&str; 0] = [];

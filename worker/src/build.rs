@@ -1,0 +1,415 @@
+//! Performs what the solver asks for, on threads, until the target's result is there.
+//!
+//! One thread owns the solver. Look-ups are done on it; what may wait (network, processes, hashing) gets
+//! a thread of its own and reports back through one channel. It does not know Dockerfiles.
+
+use crate::images::{Image, Images};
+use crate::layer::{Layer, Stack};
+use crate::local::LocalSource;
+use crate::memo::Memo;
+use crate::progress::{Progress, ProgressSink};
+use crate::store::Store;
+use crate::view::View;
+use crate::{BuildRequest, WorkerError};
+use kiln_oci::{ChainId, Digest, Hasher};
+use kiln_runner::CancelToken;
+use kiln_snapshotter::TreeView;
+use kiln_solver::{
+    Action, CacheKey, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId, bases,
+};
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+/// How long the loop waits before it looks whether the user has stopped the build.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+
+/// A build that is going on.
+pub(crate) struct Build<'a> {
+    pub store: &'a Store,
+    pub images: &'a Images<'a>,
+    pub request: &'a BuildRequest,
+    pub progress: &'a ProgressSink<'a>,
+    pub cancel: &'a CancelToken,
+    /// The images that the graph names, by identifier.
+    pub known_images: HashMap<String, Arc<Image>>,
+    results: Mutex<HashMap<VertexId, Vec<Stack>>>,
+    locals: Mutex<HashMap<VertexId, Arc<LocalSource>>>,
+    committed: AtomicBool,
+    begun_caches: Mutex<HashSet<String>>,
+}
+
+/// What a thread reports: an event for the solver, or why there is none.
+struct Report {
+    vertex: VertexId,
+    outcome: Result<Event, WorkerError>,
+}
+
+impl<'a> Build<'a> {
+    /// A build of what `request` says.
+    pub fn new(
+        store: &'a Store,
+        images: &'a Images<'a>,
+        request: &'a BuildRequest,
+        progress: &'a ProgressSink<'a>,
+        cancel: &'a CancelToken,
+    ) -> Build<'a> {
+        let known_images = request
+            .images
+            .iter()
+            .map(|(identifier, image)| (identifier.clone(), Arc::new(image.clone())))
+            .collect();
+        Build {
+            store,
+            images,
+            request,
+            progress,
+            cancel,
+            known_images,
+            results: Mutex::default(),
+            locals: Mutex::default(),
+            committed: AtomicBool::new(false),
+            begun_caches: Mutex::default(),
+        }
+    }
+
+    /// Solves the graph and gives the target's layers.
+    pub fn run(&self) -> Result<Stack, WorkerError> {
+        let mut solver = Solver::new(self.request.definition.clone(), self.request.jobs);
+        let (sender, receiver) = channel();
+        let failed = std::thread::scope(|scope| self.drive(scope, &mut solver, &sender, &receiver));
+        self.remember_digests();
+        match failed {
+            Some((vertex, error)) => Err(self.explained(vertex, error)),
+            None => match self.request.definition.target {
+                Some(edge) => Ok(self.stack(edge)),
+                None => Ok(Stack::default()),
+            },
+        }
+    }
+
+    /// Whether a layer was made or unpacked, so that the store must be synced before a name is given.
+    pub fn made_something(&self) -> bool {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a layer was made.
+    pub fn note_made(&self) {
+        self.committed.store(true, Ordering::Relaxed);
+    }
+
+    fn drive<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        solver: &mut Solver,
+        sender: &Sender<Report>,
+        receiver: &Receiver<Report>,
+    ) -> Option<(VertexId, WorkerError)> {
+        let mut failure: Option<(VertexId, WorkerError)> = None;
+        loop {
+            while let Some(action) = solver.next_action() {
+                self.perform(scope, solver, action, sender);
+            }
+            match solver.progress() {
+                Solved::Done => return None,
+                Solved::Failed(_) => return failure,
+                Solved::Waiting => {}
+            }
+            let Some(Report { vertex, outcome }) = self.wait(receiver) else { continue };
+            match outcome {
+                Ok(event) => solver.apply(event),
+                Err(error) => {
+                    // The first failure is the one that is shown; those that follow come of stopping.
+                    if failure.is_none() {
+                        self.cancel_steps_after(&error);
+                        failure = Some((vertex, error));
+                    }
+                    solver.apply(Event::Failed(vertex));
+                }
+            }
+        }
+    }
+
+    fn wait(&self, receiver: &Receiver<Report>) -> Option<Report> {
+        receiver.recv_timeout(CANCEL_POLL).ok()
+    }
+
+    fn cancel_steps_after(&self, _error: &WorkerError) {
+        self.cancel.cancel();
+    }
+
+    fn perform<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        solver: &Solver,
+        action: Action,
+        sender: &Sender<Report>,
+    ) {
+        let vertex = match &action {
+            Action::Identify(v) | Action::Fetch(v) => *v,
+            Action::Select { vertex, .. }
+            | Action::LookUp { vertex, .. }
+            | Action::Load { vertex, .. }
+            | Action::Run { vertex, .. } => *vertex,
+        };
+        let inline = match &action {
+            Action::LookUp { .. } | Action::Load { .. } => true,
+            Action::Identify(v) => self.is_known_image(solver.definition().vertex(*v)),
+            Action::Run { vertex, .. } => matches!(solver.definition().vertex(*vertex).op, Op::Merge),
+            Action::Select { .. } | Action::Fetch(_) => false,
+        };
+        let sender = sender.clone();
+        let work = move || {
+            let outcome =
+                if self.cancel.is_cancelled() { Err(WorkerError::Canceled) } else { self.answer(&action) };
+            // The receiver outlives every thread of the scope.
+            let _ = sender.send(Report { vertex, outcome });
+        };
+        if inline {
+            work();
+        } else {
+            scope.spawn(work);
+        }
+    }
+
+    fn answer(&self, action: &Action) -> Result<Event, WorkerError> {
+        match action {
+            Action::Identify(vertex) => self.identify(*vertex),
+            Action::Select { vertex, input } => {
+                let digest = self.select(*vertex, *input)?;
+                Ok(Event::Selected { vertex: *vertex, input: *input, digest })
+            }
+            Action::LookUp { vertex, key, alias } => {
+                let record = self.record(key)?;
+                if let (Some(record), Some(alias)) = (&record, alias) {
+                    self.store.meta.add_record(&[*alias], record)?;
+                }
+                Ok(Event::Found { vertex: *vertex, hit: record.is_some() })
+            }
+            Action::Load { vertex, key } => self.load(*vertex, key),
+            Action::Fetch(vertex) => self.fetch(*vertex),
+            Action::Run { vertex, keys } => self.run_step(*vertex, keys),
+        }
+    }
+
+    /// A record all of whose layers are still here.
+    fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
+        let Some(outputs) = self.store.meta.record(key)? else { return Ok(None) };
+        for id in outputs.iter().flatten() {
+            if self.store.meta.layer(*id)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(outputs))
+    }
+
+    fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
+        let Some(outputs) = self.record(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
+        let stacks = self.laid(vertex, &outputs)?;
+        let contents = self.keep(vertex, stacks);
+        self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
+        Ok(Event::Loaded { vertex, outputs: Some(contents) })
+    }
+
+    /// What a step added, laid on what it was built on.
+    pub fn laid(&self, vertex: VertexId, outputs: &[Vec<i64>]) -> Result<Vec<Stack>, WorkerError> {
+        let bases = bases(&self.request.definition, vertex);
+        let mut stacks = Vec::new();
+        for (i, added) in outputs.iter().enumerate() {
+            let base = bases.get(i).map_or_else(Stack::default, |edge| self.stack(*edge));
+            let mut layers = Vec::new();
+            for id in added {
+                let row = self.store.meta.layer(*id)?;
+                layers.push(Arc::new(Layer::made(
+                    &row.ok_or_else(|| WorkerError::NoImage(format!("layer {id}")))?,
+                )));
+            }
+            stacks.push(base.with(layers));
+        }
+        Ok(stacks)
+    }
+
+    fn keep(&self, vertex: VertexId, stacks: Vec<Stack>) -> Vec<ContentId> {
+        let contents = stacks.iter().map(Stack::content).collect();
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, stacks);
+        contents
+    }
+
+    fn is_known_image(&self, vertex: &Vertex) -> bool {
+        matches!(&vertex.op, Op::Source(source) if self.known_images.contains_key(&source.identifier))
+    }
+
+    fn identify(&self, vertex: VertexId) -> Result<Event, WorkerError> {
+        let this = self.vertex(vertex);
+        let Op::Source(source) = &this.op else {
+            return Err(WorkerError::Unsupported(this.metadata.name.clone()));
+        };
+        if let Some(image) = self.known_images.get(&source.identifier) {
+            let stack = image.stack();
+            let chain = ChainId::of(&stack.diff_ids());
+            let mut hasher = Hasher::new();
+            hasher.update(b"image\0");
+            hasher.update(chain.map_or_else(String::new, |c| c.to_string()).as_bytes());
+            if let Some(platform) = &this.platform {
+                hasher.update(platform.to_string().as_bytes());
+            }
+            let key = CacheKey(hasher.finish());
+            let content = self.keep(vertex, vec![stack])[0];
+            return Ok(Event::Identified { vertex, key, content });
+        }
+        self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
+        let started = Instant::now();
+        let stack = crate::remote::bring(self, source)?;
+        self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
+        let content = self.keep(vertex, vec![stack])[0];
+        Ok(Event::Identified { vertex, key: CacheKey(content.0), content })
+    }
+
+    fn fetch(&self, vertex: VertexId) -> Result<Event, WorkerError> {
+        let this = self.vertex(vertex);
+        let stack = self.stack(Edge { vertex, output: 0 });
+        let started = Instant::now();
+        self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
+        self.images.unpacked(&stack)?;
+        self.note_made();
+        self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
+        Ok(Event::Fetched(vertex))
+    }
+
+    fn select(&self, vertex: VertexId, input: usize) -> Result<Digest, WorkerError> {
+        let view = self.view(self.vertex(vertex).inputs[input])?;
+        crate::reads::digest(self.vertex(vertex), input, &view)
+    }
+
+    fn run_step(&self, vertex: VertexId, keys: &[CacheKey]) -> Result<Event, WorkerError> {
+        let this = self.vertex(vertex);
+        if matches!(this.op, Op::Merge) {
+            let layers = this.inputs.iter().flat_map(|e| self.stack(*e).0.to_vec());
+            let outputs = self.keep(vertex, vec![layers.collect()]);
+            return Ok(Event::Ran { vertex, outputs });
+        }
+        // Another process, or another step with the same key, may be at it: then its result is taken.
+        let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()))?;
+        if !this.metadata.ignore_cache
+            && let Some(outputs) = self.record(&keys[0])?
+        {
+            self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
+            let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
+            return Ok(Event::Ran { vertex, outputs });
+        }
+        self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
+        let started = Instant::now();
+        let added = match &this.op {
+            Op::Exec(exec) => crate::exec_step::run(self, vertex, exec)?,
+            Op::File(file) => crate::file_step::run(self, vertex, file)?,
+            Op::Diff => return self.run_diff(vertex),
+            Op::Source(_) | Op::Merge => return Err(WorkerError::Unsupported(this.metadata.name.clone())),
+        };
+        self.note_made();
+        let stacks = self.laid(vertex, &added)?;
+        self.store.meta.add_record(keys, &added)?;
+        let outputs = self.keep(vertex, stacks);
+        self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
+        Ok(Event::Ran { vertex, outputs })
+    }
+
+    fn run_diff(&self, vertex: VertexId) -> Result<Event, WorkerError> {
+        let inputs = &self.vertex(vertex).inputs;
+        let (lower, upper) = (self.stack(inputs[0]), self.stack(inputs[1]));
+        let count = lower.0.len();
+        if !upper.diff_ids().starts_with(&lower.diff_ids()) {
+            return Err(WorkerError::Copy(crate::CopyError::Diff));
+        }
+        let outputs = self.keep(vertex, vec![upper.0[count..].iter().cloned().collect()]);
+        Ok(Event::Ran { vertex, outputs })
+    }
+
+    /// A vertex of the graph.
+    pub fn vertex(&self, vertex: VertexId) -> &Vertex {
+        self.request.definition.vertex(vertex)
+    }
+
+    /// The layers of an output; none of one that is not there.
+    pub fn stack(&self, edge: Edge) -> Stack {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.get(&edge.vertex).and_then(|r| r.get(edge.output as usize)).cloned().unwrap_or_default()
+    }
+
+    /// A way to look at an output's files.
+    pub fn view(&self, edge: Edge) -> Result<View, WorkerError> {
+        if let Some(local) = self.local(edge.vertex)? {
+            return Ok(View::Local(local));
+        }
+        let ids = self.images.unpacked(&self.stack(edge))?;
+        let indexes = ids.iter().map(|id| self.store.snapshots.index(id)).collect::<Result<_, _>>()?;
+        Ok(View::Layers(Arc::new(TreeView::new(indexes))))
+    }
+
+    /// The folder that a vertex stands for, if it is a local source.
+    pub fn local(&self, vertex: VertexId) -> Result<Option<Arc<LocalSource>>, WorkerError> {
+        let Op::Source(source) = &self.vertex(vertex).op else { return Ok(None) };
+        let Some(name) = source.identifier.strip_prefix("local://") else { return Ok(None) };
+        let mut locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(local) = locals.get(&vertex) {
+            return Ok(Some(local.clone()));
+        }
+        let path = self.request.locals.get(name).ok_or_else(|| WorkerError::NotFound {
+            path: name.to_owned(),
+            place: "the contexts of this build".to_owned(),
+            ignored: false,
+        })?;
+        let patterns = |key: &str| -> Vec<String> {
+            source.attrs.get(key).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+        };
+        let remembered = self.store.meta.memo(&folder_name(path))?.unwrap_or_default();
+        let memo = Memo::from_bytes(&remembered);
+        let local = Arc::new(LocalSource::open(path, &patterns("local.excludepatterns"), memo)?);
+        locals.insert(vertex, local.clone());
+        Ok(Some(local))
+    }
+
+    /// Whether a cache mount is to be emptied: `--no-cache` does so, once in a build.
+    pub fn begins_anew(&self, cache: &str) -> bool {
+        let begun = self.begun_caches.lock().unwrap_or_else(PoisonError::into_inner);
+        self.request.empty_caches && !begun.contains(cache)
+    }
+
+    /// Notes that a cache mount was emptied in this build.
+    pub fn note_begun(&self, cache: &str) {
+        self.begun_caches.lock().unwrap_or_else(PoisonError::into_inner).insert(cache.to_owned());
+    }
+
+    fn remember_digests(&self) {
+        for local in self.locals.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            if let Some(bytes) = local.memo().to_bytes() {
+                // Only speed is lost if it can't be kept.
+                let _ = self.store.meta.set_memo(&folder_name(local.path()), &bytes);
+            }
+        }
+    }
+
+    /// An error, with where in the Dockerfile it came up.
+    fn explained(&self, vertex: VertexId, error: WorkerError) -> WorkerError {
+        if matches!(error, WorkerError::Canceled | WorkerError::Run(kiln_runner::RunError::Cancelled)) {
+            return WorkerError::Canceled;
+        }
+        let this = self.vertex(vertex);
+        WorkerError::Vertex {
+            vertex,
+            name: this.metadata.name.clone(),
+            lines: this.metadata.lines.clone(),
+            log: self.progress.tail(vertex),
+            error: Box::new(error),
+        }
+    }
+}
+
+/// What a folder is called in the memo: where it is does not count, only which it is.
+fn folder_name(path: &std::path::Path) -> String {
+    std::fs::metadata(path)
+        .map_or_else(|_| path.display().to_string(), |m| format!("{}:{}", m.dev(), m.ino()))
+}

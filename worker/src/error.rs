@@ -1,0 +1,221 @@
+//! What can go wrong while actions are performed, as far as a caller can tell it apart.
+//! It does not know exit codes or colours.
+
+use kiln_oci::{Digest, DocumentError, LayoutError};
+use kiln_registry::RegistryError;
+use kiln_runner::{ExitStatus, RunError};
+use kiln_snapshotter::SnapshotError;
+use kiln_solver::VertexId;
+use std::io;
+use std::path::PathBuf;
+
+/// A failure of the worker.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A file or folder of the user's, or of the store, could not be used.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was tried, as `read` or `create`.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The store is of a version that this kiln can't read.
+    #[error(
+        "the store {root} has version {found}, this kiln reads version {known}: use another --root, or remove the store"
+    )]
+    StoreVersion {
+        /// The store.
+        root: PathBuf,
+        /// Its version.
+        found: String,
+        /// The version that is read.
+        known: &'static str,
+    },
+    /// The store belongs to somebody else, or others can write in it.
+    #[error("the store {root} {flaw}: choose another with --root")]
+    StoreUnsafe {
+        /// The store.
+        root: PathBuf,
+        /// What is wrong with it.
+        flaw: &'static str,
+    },
+    /// The metadata could not be read or written.
+    #[error("the store's metadata {path}: {source}")]
+    Metadata {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The content store failed.
+    #[error(transparent)]
+    Content(#[from] LayoutError),
+    /// A snapshot failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A process could not be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A manifest or config could not be read.
+    #[error("image {reference}: {source}")]
+    Document {
+        /// The image.
+        reference: String,
+        /// What is wrong.
+        source: DocumentError,
+    },
+    /// An image's config could not be read.
+    #[error("image {reference}: its config is not valid: {source}")]
+    Config {
+        /// The image.
+        reference: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// An image's manifest and config don't fit each other.
+    #[error("image {reference}: it has {layers} layers but its config names {diff_ids}")]
+    LayerCount {
+        /// The image.
+        reference: String,
+        /// Layers in the manifest.
+        layers: usize,
+        /// Layers in the config.
+        diff_ids: usize,
+    },
+    /// An index has nothing for the platform.
+    #[error("image {reference} has nothing for the platform {platform}; it has {}", available(.has))]
+    NoPlatform {
+        /// The image.
+        reference: String,
+        /// What was asked for.
+        platform: String,
+        /// What there is.
+        has: Vec<String>,
+    },
+    /// There is no such image in the store.
+    #[error("no image `{0}` in the store; `kiln images` lists them")]
+    NoImage(String),
+    /// A step ended with a failure.
+    #[error("process \"{command}\" did not complete successfully: {}", ended(.status))]
+    Step {
+        /// Its command.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// What should be copied is not there.
+    #[error("\"{path}\": not found in {place}{}", excluded(.ignored))]
+    NotFound {
+        /// The path.
+        path: String,
+        /// Where it was looked for.
+        place: String,
+        /// Whether the ignore file leaves it out.
+        ignored: bool,
+    },
+    /// A copy can't be done.
+    #[error("{0}")]
+    Copy(CopyError),
+    /// A source could not be brought in.
+    #[error("{address}: {reason}")]
+    Source {
+        /// Its address, without credentials.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The checksum of a source is not the one that was asked for.
+    #[error("{address}: checksum mismatch: expected {expected}, got {got}")]
+    Checksum {
+        /// The source.
+        address: String,
+        /// What was asked for.
+        expected: String,
+        /// What came.
+        got: Digest,
+    },
+    /// A secret was not given.
+    #[error("secret {0}: not found; give it with --secret id={0},src=FILE or --secret id={0},env=NAME")]
+    Secret(String),
+    /// An agent was not given.
+    #[error("no ssh agent `{0}` was given: use --ssh {0} (with SSH_AUTH_SOCK set) or --ssh {0}=SOCKET")]
+    Ssh(String),
+    /// A kind of source or option that can't be done.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+    /// The user stopped it.
+    #[error("canceled")]
+    Canceled,
+    /// A step failed: where, and why.
+    #[error("{error}")]
+    Vertex {
+        /// The step.
+        vertex: VertexId,
+        /// Its name in the progress.
+        name: String,
+        /// Its lines in the Dockerfile.
+        lines: Vec<(u32, u32)>,
+        /// The end of its output.
+        log: Vec<Vec<u8>>,
+        /// What went wrong.
+        error: Box<WorkerError>,
+    },
+}
+
+/// Why a copy can't be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    /// Several files can't become one.
+    #[error(
+        "when using COPY with more than one source file, the destination must be a directory and end with a /: {0}"
+    )]
+    ManyToOne(String),
+    /// A user or group is not in the image.
+    #[error("invalid user or group `{0}`: not found in the image")]
+    Principal(String),
+    /// A mode can't be read.
+    #[error("invalid chmod parameter `{0}`: use octal digits up to 07777 or symbols as u=rwX,go=rX")]
+    Mode(String),
+    /// A pattern can't be read.
+    #[error(transparent)]
+    Pattern(#[from] kiln_solver::pattern::PatternError),
+    /// Graphs that no Dockerfile makes.
+    #[error("the lower input of a diff is not below its upper")]
+    Diff,
+}
+
+impl WorkerError {
+    /// An I/O failure on a path.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> WorkerError {
+        let path = path.into();
+        move |source| WorkerError::Io { action, path, source }
+    }
+}
+
+fn available(platforms: &[String]) -> String {
+    const SHOWN: usize = 20;
+    if platforms.is_empty() { "none".to_owned() } else { platforms[..platforms.len().min(SHOWN)].join(", ") }
+}
+
+fn ended(status: &ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exit code: {code}"),
+        ExitStatus::Signal(signal) => {
+            let hint = if *signal == 9 { " (killed; perhaps memory ran out)" } else { "" };
+            format!("killed by signal {signal}{hint}; exit code: {}", 128 + signal)
+        }
+    }
+}
+
+fn excluded(ignored: &bool) -> &'static str {
+    if *ignored { ": it is excluded by the ignore file" } else { "" }
+}

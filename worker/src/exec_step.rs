@@ -1,0 +1,341 @@
+//! A RUN: its root, its mounts and its secrets made ready, the process run, what it changed committed.
+//! It does not know how a process is isolated, nor how changes are found.
+
+use crate::WorkerError;
+use crate::build::Build;
+use crate::layer::Stack;
+use crate::meta::LayerRow;
+use crate::progress::Progress;
+use crate::store::{now_s, private_folder};
+use kiln_oci::{DiffId, Digest};
+use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
+use kiln_snapshotter::{
+    Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
+};
+use kiln_solver::{
+    CacheSharing, ContentId, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs,
+    VertexId,
+};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The most caches of one id that steps with `sharing=private` hold at once.
+const PRIVATE_CACHES_MAX: usize = 1000;
+
+/// What lives as long as the process: mounts, scratch snapshots, locks.
+#[derive(Default)]
+struct Held {
+    overlays: Vec<Overlay>,
+    scratch: Vec<Active>,
+    locks: Vec<File>,
+}
+
+/// Runs a step and gives, for each output, what it added.
+pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<i64>>, WorkerError> {
+    let root = exec.mounts.iter().find(|m| m.dest == "/");
+    let stack = match root.and_then(|m| m.input) {
+        Some(input) => build.stack(build.vertex(vertex).inputs[input as usize]),
+        None => Stack::default(),
+    };
+    let below = build.images.unpacked(&stack)?;
+    let snapshots = &build.store.snapshots;
+    let active = snapshots.prepare()?;
+    let mount = snapshots.mount(&below, &active)?;
+    let mut held = Held::default();
+    let spec = spec(build, vertex, exec, &mount, &mut held)?;
+    let mut show = |line| build.progress.send(Progress::Log { vertex, line: &line });
+    let status = kiln_runner::run(spec, &mut show, build.cancel)?;
+    drop(held);
+    drop(mount);
+    let fine = match status {
+        ExitStatus::Code(code) if exec.meta.valid_exit_codes.is_empty() => code == 0,
+        ExitStatus::Code(code) => exec.meta.valid_exit_codes.contains(&code),
+        ExitStatus::Signal(_) => false,
+    };
+    if !fine {
+        return Err(WorkerError::Step { command: exec.meta.args.join(" "), status });
+    }
+    let committed = snapshots.commit(active, &below, &CommitOptions::default())?;
+    let op = Op::Exec(Box::new(exec.clone()));
+    let platform = build.vertex(vertex).platform.as_ref();
+    let own = StepInputs { op: &op, platform, inputs: &[] }.key();
+    // A command that made just this before keeps its old layer, and what follows stays cached.
+    if let Some(old) = build.store.meta.same(&own, &committed.content)?
+        && build.store.meta.layer(old)?.is_some()
+    {
+        snapshots.remove(&committed.id)?;
+        return Ok(vec![vec![old]]);
+    }
+    let id = add_layer(build, &committed)?;
+    build.store.meta.add_same(&own, &committed.content, id)?;
+    Ok(vec![vec![id]])
+}
+
+/// Notes a layer that a step made.
+pub(crate) fn add_layer(build: &Build<'_>, committed: &Committed) -> Result<i64, WorkerError> {
+    build.store.meta.add_layer(&LayerRow {
+        id: 0,
+        diff_id: DiffId(committed.diff_id.0),
+        snapshot: committed.id,
+        content: ContentId(committed.content),
+        tar_bytes: committed.tar_bytes,
+        created_s: now_s(),
+    })
+}
+
+fn spec(
+    build: &Build<'_>,
+    vertex: VertexId,
+    exec: &ExecOp,
+    root: &Overlay,
+    held: &mut Held,
+) -> Result<ProcessSpec, WorkerError> {
+    let meta = &exec.meta;
+    let mut spec = ProcessSpec::new(root.try_clone()?, meta.args.iter().map(OsString::from).collect());
+    spec.env = meta.env.iter().map(|pair| split_env(pair)).collect();
+    for (name, value) in &meta.proxy_env {
+        spec.env.push((name.into(), value.into()));
+    }
+    for secret in &exec.secret_env {
+        match build.request.secrets.get(&secret.id) {
+            Some(value) => spec.env.push(((&secret.name).into(), os_string(value))),
+            None if secret.optional => {}
+            None => return Err(WorkerError::Secret(secret.id.clone())),
+        }
+    }
+    spec.cwd = PathBuf::from(if meta.cwd.is_empty() { "/" } else { &meta.cwd });
+    spec.user.clone_from(&meta.user);
+    if !meta.hostname.is_empty() {
+        spec.hostname.clone_from(&meta.hostname);
+    }
+    for (name, address) in &meta.extra_hosts {
+        let parsed = address.trim_matches(['[', ']']).parse();
+        let parsed = parsed
+            .map_err(|_| WorkerError::Unsupported(format!("the address `{address}` of --add-host {name}")))?;
+        spec.extra_hosts.push((name.clone(), parsed));
+    }
+    spec.network = if exec.network == NetworkMode::None { Network::None } else { Network::Host };
+    spec.security = match exec.security {
+        SecurityMode::Sandbox => Security::Sandbox,
+        SecurityMode::Insecure => Security::Insecure,
+    };
+    if build.request.shm_size_bytes > 0 {
+        spec.shm_size_bytes = build.request.shm_size_bytes;
+    }
+    let limit = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
+    spec.ulimits =
+        meta.ulimits.iter().map(|(name, soft, hard)| (name.clone(), limit(*soft), limit(*hard))).collect();
+    if let Some(device) = exec.devices.iter().find(|d| !d.optional) {
+        return Err(WorkerError::Unsupported(format!("the device {}", device.name)));
+    }
+    for mount in exec.mounts.iter().filter(|m| m.dest != "/") {
+        if let Some(source) = mount_source(build, vertex, mount, held)? {
+            spec.mounts.push(BindMount {
+                target: PathBuf::from(&mount.dest),
+                source,
+                readonly: mount.readonly,
+            });
+        }
+    }
+    Ok(spec)
+}
+
+fn split_env(pair: &str) -> (OsString, OsString) {
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    (name.into(), value.into())
+}
+
+fn os_string(bytes: &[u8]) -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec(bytes.to_vec())
+}
+
+fn mount_source(
+    build: &Build<'_>,
+    vertex: VertexId,
+    mount: &Mount,
+    held: &mut Held,
+) -> Result<Option<MountSource>, WorkerError> {
+    let input = mount.input.map(|i| build.vertex(vertex).inputs[i as usize]);
+    Ok(Some(match &mount.kind {
+        MountKind::Bind => bind(build, mount, input, held)?,
+        MountKind::Cache { id, sharing } => {
+            let folder = cache_folder(build, mount, input, id, *sharing, held)?;
+            MountSource::Detached(Tree::open(&folder)?.open_subtree_mount(b"")?)
+        }
+        MountKind::Tmpfs { size_bytes } => {
+            let size_bytes = u64::try_from(*size_bytes).ok().filter(|n| *n > 0);
+            MountSource::Tmpfs { size_bytes, mode: 0o1777 }
+        }
+        MountKind::Secret(secret) => match build.request.secrets.get(&secret.id) {
+            Some(data) => MountSource::Secret {
+                data: data.clone(),
+                mode: secret.mode,
+                uid: secret.uid,
+                gid: secret.gid,
+            },
+            None if secret.optional => return Ok(None),
+            None => return Err(WorkerError::Secret(secret.id.clone())),
+        },
+        MountKind::Ssh(ssh) => match build.request.ssh.get(&ssh.id) {
+            Some(socket) => MountSource::Socket(socket_mount(socket)?),
+            None if ssh.optional => return Ok(None),
+            None => return Err(WorkerError::Ssh(ssh.id.clone())),
+        },
+    }))
+}
+
+fn socket_mount(socket: &Path) -> Result<std::os::fd::OwnedFd, WorkerError> {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let name = socket.file_name().unwrap_or_default();
+    Ok(Tree::open(folder)?.open_subtree_mount(name.as_bytes())?)
+}
+
+fn bind(
+    build: &Build<'_>,
+    mount: &Mount,
+    input: Option<Edge>,
+    held: &mut Held,
+) -> Result<MountSource, WorkerError> {
+    let selector = mount.selector.as_bytes();
+    if let Some(edge) = input
+        && build.local(edge.vertex)?.is_some()
+    {
+        let copied = copy_of_local(build, edge, selector)?;
+        let source = copied.tree()?.open_subtree_mount(b"bound")?;
+        held.scratch.push(copied);
+        return Ok(MountSource::Detached(source));
+    }
+    let stack = input.map_or_else(Stack::default, |edge| build.stack(edge));
+    let layers = build.images.unpacked(&stack)?;
+    let snapshots = &build.store.snapshots;
+    let overlay = if mount.readonly {
+        snapshots.mount_readonly(&layers)?
+    } else {
+        // What is written goes into a snapshot that is dropped with the step.
+        let scratch = snapshots.prepare()?;
+        let overlay = snapshots.mount(&layers, &scratch)?;
+        held.scratch.push(scratch);
+        overlay
+    };
+    let source = overlay.root()?.open_subtree_mount(selector);
+    held.overlays.push(overlay);
+    match source {
+        Ok(source) => Ok(MountSource::Detached(source)),
+        Err(kiln_snapshotter::SnapshotError::NotFound(_)) => Err(WorkerError::NotFound {
+            path: mount.selector.clone(),
+            place: "what is mounted".to_owned(),
+            ignored: false,
+        }),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A copy of a part of a local source, as `bound`: ignored files are not in it, and all belongs to root.
+fn copy_of_local(build: &Build<'_>, edge: Edge, selector: &[u8]) -> Result<Active, WorkerError> {
+    let view = build.view(edge)?;
+    let Some(local) = build.local(edge.vertex)? else {
+        return Err(WorkerError::Unsupported("bind".to_owned()));
+    };
+    let path = view.resolve(selector, true)?;
+    let scratch = build.store.snapshots.prepare()?;
+    if view.node(&path)?.is_none() {
+        return Err(WorkerError::NotFound {
+            path: String::from_utf8_lossy(selector).into_owned(),
+            place: view.place(),
+            ignored: view.hides(&path),
+        });
+    }
+    let filter = |relative: &[u8], is_dir: bool| {
+        let full = if relative.is_empty() { path.clone() } else { crate::local::joined(&path, relative) };
+        if local.is_ignored(&full, is_dir) { Verdict::Exclude } else { Verdict::Include }
+    };
+    let options = CopyOptions { owner: Some((0, 0)), filter: &filter, ..CopyOptions::default() };
+    copy_tree(local.tree(), &path, &scratch.tree()?, b"bound", &options)?;
+    Ok(scratch)
+}
+
+/// The folder of a cache mount, locked as its sharing says.
+fn cache_folder(
+    build: &Build<'_>,
+    mount: &Mount,
+    input: Option<Edge>,
+    id: &str,
+    sharing: CacheSharing,
+    held: &mut Held,
+) -> Result<PathBuf, WorkerError> {
+    let initial = input
+        .map_or_else(String::new, |edge| format!("{} {}", build.stack(edge).content().0, mount.selector));
+    let name = Digest::of(format!("{id}\0{initial}").as_bytes()).hex();
+    let (name, lock) = match sharing {
+        CacheSharing::Shared => (name.clone(), build.store.lock_shared(&format!("cache-{name}"))?),
+        CacheSharing::Locked => (name.clone(), build.store.lock(&format!("cache-{name}"))?),
+        CacheSharing::Private => private_cache(build, &name)?,
+    };
+    held.locks.push(lock);
+    let parent = build.store.root.join("cache-mounts").join(&name);
+    let folder = parent.join("data");
+    let ready = parent.join("ready");
+    if ready.exists() && !build.begins_anew(&name) {
+        return Ok(folder);
+    }
+    // Two steps that share it may both be the first: one of them fills it.
+    let _filling = build.store.lock(&format!("fill-{name}"))?;
+    if !ready.exists() || build.begins_anew(&name) {
+        build.note_begun(&name);
+        private_folder(&parent)?;
+        fill_cache(build, mount, input, &parent)?;
+        std::fs::write(&ready, b"").map_err(WorkerError::io("write", ready))?;
+    }
+    Ok(folder)
+}
+
+fn private_cache(build: &Build<'_>, name: &str) -> Result<(String, File), WorkerError> {
+    for i in 0..PRIVATE_CACHES_MAX {
+        let name = if i == 0 { name.to_owned() } else { format!("{name}-{i}") };
+        if let Some(lock) = build.store.try_lock(&format!("cache-{name}"))? {
+            return Ok((name, lock));
+        }
+    }
+    Err(WorkerError::Unsupported(format!("more than {PRIVATE_CACHES_MAX} private caches of one id at once")))
+}
+
+/// Gives a new cache its first content: that of its input, or an empty folder.
+fn fill_cache(
+    build: &Build<'_>,
+    mount: &Mount,
+    input: Option<Edge>,
+    parent: &Path,
+) -> Result<(), WorkerError> {
+    use std::os::unix::fs::PermissionsExt;
+    let to = Tree::open(parent)?;
+    match to.remove(b"data", true) {
+        Ok(()) | Err(kiln_snapshotter::SnapshotError::NotFound(_)) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let all = |_: &[u8], _: bool| Verdict::Include;
+    match input {
+        Some(edge) if build.local(edge.vertex)?.is_none() => {
+            let layers = build.images.unpacked(&build.stack(edge))?;
+            let overlay = build.store.snapshots.mount_readonly(&layers)?;
+            let options = CopyOptions { filter: &all, ..CopyOptions::default() };
+            let root = overlay.root()?;
+            let selector = root.resolve(mount.selector.as_bytes())?;
+            copy_tree(&root, &selector, &to, b"data", &options)?;
+        }
+        Some(edge) => {
+            let copied = copy_of_local(build, edge, mount.selector.as_bytes())?;
+            let options = CopyOptions { filter: &all, ..CopyOptions::default() };
+            copy_tree(&copied.tree()?, b"bound", &to, b"data", &options)?;
+        }
+        None => {
+            to.make_dirs(b"data", 0o755, Some((0, 0)), None)?;
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(parent.join("data"), mode)
+                .map_err(WorkerError::io("set the mode of", parent))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Layers to blobs, images to manifests, and both to registries. It does not know what forms there are
+//! for files on this machine.
+
+use crate::WorkerError;
+use crate::images::{Image, Images};
+use crate::layer::{Layer, Stack};
+use crate::progress::{Progress, ProgressSink};
+use crate::store::Store;
+use kiln_oci::{Descriptor, Digest, ImageConfig, Manifest, MediaType, Reference};
+use kiln_snapshotter::compress::{Compression, Encoder};
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How a layer's blob is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// Not at all.
+    None,
+    /// gzip: what everything can read.
+    #[default]
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+/// What is needed to write a result anywhere.
+pub(crate) struct Exporter<'a> {
+    pub store: &'a Store,
+    pub images: &'a Images<'a>,
+    pub progress: &'a ProgressSink<'a>,
+}
+
+/// An image as documents: everything but its layers' bytes, which are in the content store.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    pub manifest: Manifest,
+    pub manifest_bytes: Vec<u8>,
+}
+
+impl Documents {
+    /// The manifest's descriptor.
+    pub fn descriptor(&self) -> Descriptor {
+        let media_type = self.manifest.media_type.clone().unwrap_or(MediaType::OciManifest);
+        Descriptor::of(media_type, &self.manifest_bytes)
+    }
+}
+
+impl Compress {
+    /// The name of the form that a blob is remembered under: what makes its bytes is part of it.
+    fn form(self) -> &'static str {
+        match self {
+            Compress::None => "plain",
+            Compress::Gzip => "gzip-1",
+            Compress::Zstd => "zstd-1",
+        }
+    }
+
+    fn encoding(self) -> Compression {
+        match self {
+            Compress::None => Compression::None,
+            Compress::Gzip => Compression::Gzip,
+            Compress::Zstd => Compression::Zstd,
+        }
+    }
+
+    fn media_type(self) -> MediaType {
+        match self {
+            Compress::None => MediaType::OciLayer,
+            Compress::Gzip => MediaType::OciLayerGzip,
+            Compress::Zstd => MediaType::OciLayerZstd,
+        }
+    }
+}
+
+impl Exporter<'_> {
+    /// Does something that is shown as a task of its own.
+    pub fn task<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> Result<T, WorkerError>,
+    ) -> Result<T, WorkerError> {
+        let started = Instant::now();
+        self.progress.send(Progress::Task { name, took: None });
+        let done = work()?;
+        self.progress.send(Progress::Task { name, took: Some(started.elapsed()) });
+        Ok(done)
+    }
+
+    /// The blobs of a result's layers, made where they are not here yet.
+    pub fn blobs(
+        &self,
+        stack: &Stack,
+        compress: Compress,
+        docker: bool,
+    ) -> Result<Vec<Descriptor>, WorkerError> {
+        let mut blobs = Vec::new();
+        for (at, layer) in stack.0.iter().enumerate() {
+            let blob = match self.pulled_blob(layer)? {
+                Some(blob) => blob,
+                None => self.made_blob(stack, at, compress)?,
+            };
+            blobs.push(Descriptor { media_type: spelled(&blob.media_type, docker), ..blob });
+        }
+        Ok(blobs)
+    }
+
+    /// The blob that a layer came as.
+    fn pulled_blob(&self, layer: &Layer) -> Result<Option<Descriptor>, WorkerError> {
+        if let Some(blob) = self.images.blob_of(layer)? {
+            return Ok(Some(blob));
+        }
+        let Some(blob) = self.store.meta.blob(&layer.diff_id, "pulled")? else { return Ok(None) };
+        Ok(self.store.content.has(&blob).then_some(blob))
+    }
+
+    fn made_blob(&self, stack: &Stack, at: usize, compress: Compress) -> Result<Descriptor, WorkerError> {
+        let layer: &Arc<Layer> = &stack.0[at];
+        if let Some(blob) = self.store.meta.blob(&layer.diff_id, compress.form())?
+            && self.store.content.has(&blob)
+        {
+            return Ok(blob);
+        }
+        let snapshots = self.images.unpacked(stack)?;
+        let id = &snapshots[at];
+        let mut writer = self.store.content.writer()?;
+        let name = format!("compressing layer {}", &layer.diff_id.0.hex()[..12]);
+        self.task(&name, || {
+            let failed = |e| WorkerError::io("compress", "a layer")(e);
+            let buffered = BufWriter::with_capacity(1 << 20, &mut writer);
+            let mut out = Encoder::new(buffered, compress.encoding(), None).map_err(failed)?;
+            self.store.snapshots.write_layer(id, &mut out)?;
+            out.finish().and_then(|mut w| w.flush()).map_err(failed)
+        })?;
+        let (digest, size) = writer.commit()?;
+        let blob = Descriptor::new(compress.media_type(), digest, size);
+        self.store.meta.add_blob(&layer.diff_id, compress.form(), &blob)?;
+        Ok(blob)
+    }
+
+    /// The manifest and config of a result whose blobs are here.
+    pub fn documents(
+        &self,
+        config: &ImageConfig,
+        blobs: Vec<Descriptor>,
+        docker: bool,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<Documents, WorkerError> {
+        let config_bytes = config_bytes(config);
+        let (own, config_type) = if docker {
+            (MediaType::DockerManifest, MediaType::DockerConfig)
+        } else {
+            (MediaType::OciManifest, MediaType::OciConfig)
+        };
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(own),
+            artifact_type: None,
+            config: Descriptor::of(config_type, &config_bytes),
+            layers: blobs,
+            subject: None,
+            annotations,
+        };
+        let manifest_bytes = serde_json::to_vec(&manifest).unwrap_or_default();
+        self.store.content.put(&config_bytes)?;
+        self.store.content.put(&manifest_bytes)?;
+        Ok(Documents { manifest, manifest_bytes })
+    }
+
+    /// Pushes blobs, config and, last of all, the manifest. Gives the manifest's digest.
+    pub fn push(
+        &self,
+        documents: &Documents,
+        to: &Reference,
+        mount_from: &[String],
+    ) -> Result<Digest, WorkerError> {
+        let all: Vec<&Descriptor> =
+            documents.manifest.layers.iter().chain([&documents.manifest.config]).collect();
+        let open = |digest: Digest| move || self.store.content.blob(&digest).map_err(std::io::Error::other);
+        let client = self.images.client;
+        let pushed: Vec<Result<(), WorkerError>> = std::thread::scope(|scope| {
+            let send = |blob: &Descriptor| {
+                let open = open(blob.digest);
+                self.images.runtime.block_on(client.push_blob(to, blob, mount_from, &open))?;
+                Ok(())
+            };
+            let threads: Vec<_> = all.iter().map(|blob| scope.spawn(move || send(blob))).collect();
+            let lost = || Err(WorkerError::Unsupported("a panic while pushing".to_owned()));
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
+        });
+        pushed.into_iter().collect::<Result<(), _>>()?;
+        let media_type = documents.descriptor().media_type;
+        let push = client.push_manifest(to, &media_type, &documents.manifest_bytes);
+        Ok(self.images.runtime.block_on(push)?)
+    }
+
+    /// Pushes an image of the store; its manifest as it is, where it has one.
+    pub fn push_image(&self, image: &Image, to: &Reference) -> Result<Digest, WorkerError> {
+        let stack = image.stack();
+        let documents = match &image.manifest {
+            Some((media_type, bytes)) => {
+                self.images.blobs(image)?;
+                let manifest: Manifest = serde_json::from_slice(bytes)
+                    .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
+                let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
+                Documents { manifest, manifest_bytes: bytes.clone() }
+            }
+            None => {
+                let blobs = self.blobs(&stack, Compress::Gzip, false)?;
+                self.documents(&image.config, blobs, false, BTreeMap::new())?
+            }
+        };
+        let name = format!("pushing {to}");
+        self.task(&name, || self.push(&documents, to, &mount_sources(&stack, to)))
+    }
+}
+
+/// The repositories of a registry that layers of the stack came from.
+pub(crate) fn mount_sources(stack: &Stack, to: &Reference) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for origin in stack.0.iter().filter_map(|l| l.origin.as_ref()) {
+        let name = origin.repository().to_owned();
+        if origin.registry() == to.registry() && name != to.repository() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The config as it is stored: keys in order, so that the same config has the same digest.
+pub(crate) fn config_bytes(config: &ImageConfig) -> Vec<u8> {
+    serde_json::to_vec(config).unwrap_or_default()
+}
+
+/// The media type in OCI's or in Docker's spelling.
+fn spelled(media_type: &MediaType, docker: bool) -> MediaType {
+    match (media_type, docker) {
+        (MediaType::DockerLayer, false) => MediaType::OciLayer,
+        (MediaType::DockerLayerGzip, false) => MediaType::OciLayerGzip,
+        (MediaType::OciLayer, true) => MediaType::DockerLayer,
+        (MediaType::OciLayerGzip, true) => MediaType::DockerLayerGzip,
+        (other, _) => other.clone(),
+    }
+}

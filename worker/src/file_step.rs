@@ -1,0 +1,291 @@
+//! COPY, ADD, WORKDIR and their like: actions on files, done on an overlay of the step's input.
+//! It does not know patterns' rules or how a file is copied.
+
+use crate::WorkerError;
+use crate::build::Build;
+use crate::error::CopyError;
+use crate::exec_step::add_layer;
+use crate::layer::Stack;
+use crate::selection::{Filter, Match, matches};
+use crate::view::{View, components};
+use kiln_snapshotter::{
+    Active, CommitOptions, CopyOptions, ExtractOptions, ModeChange, Mount as Overlay, NodeType,
+    SnapshotError, SnapshotId, Tree, Verdict, copy_tree, extract_archive,
+};
+use kiln_solver::{Chown, CopyAction, FileActionKind, FileInput, FileOp, Principal, VertexId};
+use std::io::Read;
+
+/// A user list that is longer is not read: 10 MiB.
+const USER_LIST_BYTES_MAX: u64 = 10 * 1024 * 1024;
+
+/// A file system that actions change.
+struct Work {
+    below: Vec<SnapshotId>,
+    active: Active,
+    overlay: Overlay,
+    tree: Tree,
+}
+
+/// Does the actions and gives, for each output, what they added.
+pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<Vec<Vec<i64>>, WorkerError> {
+    let mut works: Vec<Option<Work>> = Vec::new();
+    for action in &file.actions {
+        // An action that goes on where an earlier one ended takes its file system over.
+        let taken = match action.input {
+            FileInput::Action(i) => works.get_mut(i as usize).and_then(Option::take),
+            FileInput::Input(_) | FileInput::Scratch => None,
+        };
+        let work = match (taken, action.input) {
+            (Some(work), _) => work,
+            (None, FileInput::Input(i)) => {
+                begin(build, &build.stack(build.vertex(vertex).inputs[i as usize]))?
+            }
+            (None, _) => begin(build, &Stack::default())?,
+        };
+        let source = match action.secondary_input {
+            Some(FileInput::Action(i)) => works.get(i as usize).and_then(Option::as_ref),
+            _ => None,
+        };
+        perform(build, vertex, action.secondary_input, source, &action.kind, &work)?;
+        works.push(Some(work));
+    }
+    let mut outputs: Vec<(u32, Vec<i64>)> = Vec::new();
+    for (action, work) in file.actions.iter().zip(works) {
+        if let (Some(output), Some(work)) = (action.output, work) {
+            let Work { below, active, overlay, tree } = work;
+            drop((tree, overlay));
+            let committed = build.store.snapshots.commit(active, &below, &CommitOptions::default())?;
+            outputs.push((output, vec![add_layer(build, &committed)?]));
+        }
+    }
+    outputs.sort_by_key(|(output, _)| *output);
+    Ok(outputs.into_iter().map(|(_, added)| added).collect())
+}
+
+fn begin(build: &Build<'_>, stack: &Stack) -> Result<Work, WorkerError> {
+    let below = build.images.unpacked(stack)?;
+    let active = build.store.snapshots.prepare()?;
+    let overlay = build.store.snapshots.mount(&below, &active)?;
+    let tree = overlay.root()?;
+    Ok(Work { below, active, overlay, tree })
+}
+
+fn perform(
+    build: &Build<'_>,
+    vertex: VertexId,
+    secondary: Option<FileInput>,
+    earlier: Option<&Work>,
+    kind: &FileActionKind,
+    work: &Work,
+) -> Result<(), WorkerError> {
+    match kind {
+        FileActionKind::Copy(copy) => {
+            let source = match (secondary, earlier) {
+                (Some(FileInput::Input(i)), _) => Source::of_input(build, vertex, i)?,
+                (_, Some(earlier)) => Source::of_work(earlier)?,
+                _ => Source::empty(build)?,
+            };
+            do_copy(&source, copy, work)
+        }
+        FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns } => {
+            let owner = owner_ids(work, owner.as_ref())?.unwrap_or((0, 0));
+            let mut data = data.as_slice();
+            Ok(work.tree.write_file(path.as_bytes(), *mode, Some(owner), time(*timestamp_ns), &mut data)?)
+        }
+        FileActionKind::Mkdir { path, mode, make_parents: _, owner, timestamp_ns } => {
+            let owner = owner_ids(work, owner.as_ref())?.or(Some((0, 0)));
+            work.tree.make_dirs(path.as_bytes(), *mode, owner, time(*timestamp_ns))?;
+            Ok(())
+        }
+        FileActionKind::Rm { path, allow_not_found, allow_wildcard: _ } => {
+            match work.tree.remove(path.as_bytes(), true) {
+                Err(SnapshotError::NotFound(_)) if *allow_not_found => Ok(()),
+                result => Ok(result?),
+            }
+        }
+        FileActionKind::Symlink { .. } => {
+            Err(WorkerError::Unsupported("an action that makes a symbolic link".to_owned()))
+        }
+    }
+}
+
+fn time(timestamp_ns: Option<i64>) -> Option<(i64, u32)> {
+    timestamp_ns.map(|ns| (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000) as u32))
+}
+
+/// What is copied from: a way to look at it, and its files.
+struct Source {
+    view: View,
+    tree: SourceTree,
+}
+
+enum SourceTree {
+    Local(std::sync::Arc<crate::local::LocalSource>),
+    Mounted(Tree),
+}
+
+impl Source {
+    fn of_input(build: &Build<'_>, vertex: VertexId, input: u32) -> Result<Source, WorkerError> {
+        let edge = build.vertex(vertex).inputs[input as usize];
+        let view = build.view(edge)?;
+        if let View::Local(local) = &view {
+            let tree = SourceTree::Local(local.clone());
+            return Ok(Source { view, tree });
+        }
+        let layers = build.images.unpacked(&build.stack(edge))?;
+        let overlay = build.store.snapshots.mount_readonly(&layers)?;
+        Ok(Source { view, tree: SourceTree::Mounted(overlay.root()?) })
+    }
+
+    /// What an earlier action of the same step made, which has no layer of its own.
+    fn of_work(work: &Work) -> Result<Source, WorkerError> {
+        let local = crate::local::LocalSource::of_tree(work.overlay.root()?);
+        Ok(Source {
+            view: View::Local(std::sync::Arc::new(local)),
+            tree: SourceTree::Mounted(work.overlay.root()?),
+        })
+    }
+
+    fn empty(build: &Build<'_>) -> Result<Source, WorkerError> {
+        let overlay = build.store.snapshots.mount_readonly(&[])?;
+        let view = View::Layers(std::sync::Arc::default());
+        Ok(Source { view, tree: SourceTree::Mounted(overlay.root()?) })
+    }
+
+    fn tree(&self) -> &Tree {
+        match &self.tree {
+            SourceTree::Local(local) => local.tree(),
+            SourceTree::Mounted(tree) => tree,
+        }
+    }
+
+    fn ignores(&self, path: &[u8], is_dir: bool) -> bool {
+        matches!(&self.tree, SourceTree::Local(local) if local.is_ignored(path, is_dir))
+    }
+}
+
+fn do_copy(source: &Source, copy: &CopyAction, work: &Work) -> Result<(), WorkerError> {
+    let is_local = matches!(source.tree, SourceTree::Local(_));
+    let asked = owner_ids(work, copy.owner.as_ref())?;
+    let mode = match &copy.mode {
+        Some(text) => {
+            Some(ModeChange::parse(text).map_err(|_| WorkerError::Copy(CopyError::Mode(text.clone())))?)
+        }
+        None => None,
+    };
+    let filter = Filter::of(copy)?;
+    for found in matches(&source.view, copy)? {
+        if copy.attempt_unpack && unpack(source, &found, copy, asked, work)? {
+            continue;
+        }
+        let dest = destination(source, copy, &found, asked, mode.as_ref(), work)?;
+        let verdict = |relative: &[u8], is_dir: bool| {
+            let full = if relative.is_empty() {
+                found.path.clone()
+            } else {
+                crate::local::joined(&found.path, relative)
+            };
+            if source.ignores(&full, is_dir) { Verdict::Exclude } else { filter.verdict(relative, is_dir) }
+        };
+        let options = CopyOptions {
+            owner: asked.or(is_local.then_some((0, 0))),
+            mode: mode.as_ref(),
+            filter: &verdict,
+            ..CopyOptions::default()
+        };
+        copy_tree(source.tree(), &found.path, &work.tree, &dest, &options)?;
+    }
+    Ok(())
+}
+
+/// Where a source goes: its folder is made, and a file gets its own name in a folder that is there.
+fn destination(
+    source: &Source,
+    copy: &CopyAction,
+    found: &Match,
+    owner: Option<(u32, u32)>,
+    mode: Option<&ModeChange>,
+    work: &Work,
+) -> Result<Vec<u8>, WorkerError> {
+    let dest = copy.dest.as_bytes();
+    let as_folder = dest.ends_with(b"/") || dest.is_empty();
+    let folder_mode = mode.map_or(0o755, ModeChange::for_new_parents);
+    let time = time(copy.timestamp_ns);
+    let parts: Vec<&[u8]> = components(dest).collect();
+    let made = if as_folder { &parts[..] } else { &parts[..parts.len().saturating_sub(1)] };
+    if copy.create_dest_path && !made.is_empty() {
+        work.tree.make_dirs(&made.join(&b'/'), folder_mode, Some(owner.unwrap_or((0, 0))), time)?;
+    }
+    let is_dir = source.view.node(&found.path)?.is_some_and(|n| n.kind == NodeType::Directory);
+    let resolved = work.tree.resolve(&parts.join(&b'/'))?;
+    let there = match work.tree.stat(&resolved, false) {
+        Ok(stat) => Some(stat.kind),
+        Err(SnapshotError::NotFound(_)) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let own_name =
+        if is_dir { !copy.dir_copy_contents && there.is_some() } else { there == Some(NodeType::Directory) };
+    if own_name && !found.name.is_empty() {
+        return Ok(crate::local::joined(&resolved, &found.name));
+    }
+    if is_dir && copy.dir_copy_contents && there.is_none() && copy.create_dest_path {
+        work.tree.make_dirs(&resolved, folder_mode, Some(owner.unwrap_or((0, 0))), time)?;
+    }
+    Ok(resolved)
+}
+
+/// Unpacks a source that is an archive, as ADD does; whether it was one.
+fn unpack(
+    source: &Source,
+    found: &Match,
+    copy: &CopyAction,
+    owner: Option<(u32, u32)>,
+    work: &Work,
+) -> Result<bool, WorkerError> {
+    if source.view.node(&found.path)?.is_none_or(|n| n.kind != NodeType::File) {
+        return Ok(false);
+    }
+    let file = source.tree().open_file(&found.path)?;
+    let options = ExtractOptions { owner, mtime: time(copy.timestamp_ns) };
+    Ok(extract_archive(file, &work.tree, copy.dest.as_bytes(), &options)?)
+}
+
+/// The numbers of an owner, names looked up in the tree that is changed. As in BuildKit a user that the
+/// tree's list lacks is root, and a group that it lacks is the user's own; but there must be a list.
+fn owner_ids(work: &Work, owner: Option<&Chown>) -> Result<Option<(u32, u32)>, WorkerError> {
+    let Some(Chown { user, group }) = owner else { return Ok(None) };
+    let (uid, own_group) = match user {
+        None => (0, 0),
+        Some(Principal::Id(id)) => (*id, *id),
+        Some(Principal::Name(name)) => {
+            let fields = look_up(work, b"etc/passwd", name)?;
+            (number(&fields, 2).unwrap_or(0), number(&fields, 3).unwrap_or(0))
+        }
+    };
+    let gid = match group {
+        None => own_group,
+        Some(Principal::Id(id)) => *id,
+        Some(Principal::Name(name)) if name.is_empty() => 0,
+        Some(Principal::Name(name)) => number(&look_up(work, b"etc/group", name)?, 2).unwrap_or(own_group),
+    };
+    Ok(Some((uid, gid)))
+}
+
+fn number(fields: &[String], at: usize) -> Option<u32> {
+    fields.get(at)?.parse().ok()
+}
+
+/// The fields of a name's line in a user or group list; none if it has no such line.
+fn look_up(work: &Work, list: &[u8], name: &str) -> Result<Vec<String>, WorkerError> {
+    if work.below.is_empty() {
+        return Err(WorkerError::Copy(CopyError::Principal(name.to_owned())));
+    }
+    let Ok(file) = work.tree.open_file(list) else { return Ok(Vec::new()) };
+    let mut text = Vec::new();
+    file.take(USER_LIST_BYTES_MAX)
+        .read_to_end(&mut text)
+        .map_err(WorkerError::io("read", String::from_utf8_lossy(list).into_owned()))?;
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().find(|l| l.split(':').next() == Some(name));
+    Ok(line.map_or_else(Vec::new, |l| l.split(':').map(str::to_owned).collect()))
+}

@@ -1,0 +1,103 @@
+//! What a build tells while it goes on. It does not know terminals.
+
+use kiln_oci::Digest;
+use kiln_runner::LogLine;
+use kiln_solver::VertexId;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many of a step's last lines are kept to be shown should it fail.
+const TAIL_LINES: usize = 60;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A step is being done.
+    Started {
+        /// The step.
+        vertex: VertexId,
+        /// Its name.
+        name: &'a str,
+    },
+    /// A step's result was known.
+    Cached {
+        /// The step.
+        vertex: VertexId,
+        /// Its name.
+        name: &'a str,
+    },
+    /// A step wrote a line.
+    Log {
+        /// The step.
+        vertex: VertexId,
+        /// Its line.
+        line: &'a LogLine,
+    },
+    /// A step is done.
+    Done {
+        /// The step.
+        vertex: VertexId,
+        /// Its name.
+        name: &'a str,
+        /// How long it took.
+        took: Duration,
+    },
+    /// Something outside of the graph: an export, a push.
+    Task {
+        /// What, as `exporting to oci archive`.
+        name: &'a str,
+        /// How long it took, once it is done.
+        took: Option<Duration>,
+    },
+    /// Bytes of a blob came in.
+    Transfer(Transfer<'a>),
+}
+
+/// Bytes of a blob that came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer<'a> {
+    /// The blob.
+    pub digest: &'a Digest,
+    /// How many bytes are here.
+    pub done_bytes: u64,
+    /// How many there are.
+    pub total_bytes: u64,
+}
+
+/// Takes in what happens and passes it on; keeps the end of each step's output.
+pub struct ProgressSink<'a> {
+    show: &'a (dyn Fn(Progress<'_>) + Sync),
+    tails: Mutex<HashMap<VertexId, VecDeque<Vec<u8>>>>,
+}
+
+impl<'a> ProgressSink<'a> {
+    /// A sink that passes everything to `show`.
+    pub fn new(show: &'a (dyn Fn(Progress<'_>) + Sync)) -> ProgressSink<'a> {
+        ProgressSink { show, tails: Mutex::default() }
+    }
+
+    pub(crate) fn send(&self, progress: Progress<'_>) {
+        if let Progress::Log { vertex, line } = &progress {
+            let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+            let tail = tails.entry(*vertex).or_default();
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(line.line.clone());
+        }
+        (self.show)(progress);
+    }
+
+    /// The last lines that a step wrote.
+    pub(crate) fn tail(&self, vertex: VertexId) -> Vec<Vec<u8>> {
+        let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        tails.remove(&vertex).map_or_else(Vec::new, |tail| tail.into_iter().collect())
+    }
+}
+
+impl std::fmt::Debug for ProgressSink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ProgressSink")
+    }
+}

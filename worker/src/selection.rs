@@ -1,0 +1,320 @@
+//! What a copy takes from its source: which paths match, what of them is left out, and the digest that
+//! stands for all of it in a step's key.
+//!
+//! The digest covers each match's name and, beneath it in order, path, type, mode, owner, link target,
+//! device, extended attributes and bytes; never times. It does not copy anything.
+
+use crate::WorkerError;
+use crate::local::joined;
+use crate::view::{Node, View, components};
+use kiln_oci::{Digest, Hasher};
+use kiln_snapshotter::{NodeType, Verdict};
+use kiln_solver::CopyAction;
+use kiln_solver::pattern::{Matched, PatternList, has_wildcard, wildcard_match};
+use rayon::prelude::*;
+
+/// A path that a copy's source names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Match {
+    /// Where it is, links followed as the copy says.
+    pub path: Vec<u8>,
+    /// Its own name, before the last link was followed: what it is called in a folder.
+    pub name: Vec<u8>,
+}
+
+/// The include and exclude patterns of a copy.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    include: PatternList,
+    exclude: PatternList,
+}
+
+impl Filter {
+    /// Reads a copy's patterns.
+    pub fn of(copy: &CopyAction) -> Result<Filter, WorkerError> {
+        let parse = |list: &[String]| PatternList::parse(list).map_err(|e| WorkerError::Copy(e.into()));
+        Ok(Filter { include: parse(&copy.include_patterns)?, exclude: parse(&copy.exclude_patterns)? })
+    }
+
+    /// What becomes of `path`, which is relative to what is copied; empty is that itself.
+    pub fn verdict(&self, path: &[u8], is_dir: bool) -> Verdict {
+        if path.is_empty() {
+            return if self.include.is_empty() { Verdict::Include } else { Verdict::ExcludeButDescend };
+        }
+        let excluded = if is_dir { self.exclude.matches_folder(path) } else { Matched::No };
+        match excluded {
+            Matched::Whole => return Verdict::Exclude,
+            Matched::Partly => return Verdict::ExcludeButDescend,
+            Matched::No if !is_dir && self.exclude.matches(path) => return Verdict::Exclude,
+            Matched::No => {}
+        }
+        if self.include.is_empty() || self.include.matches(path) {
+            return Verdict::Include;
+        }
+        if is_dir && self.include.may_match_beneath(path) {
+            Verdict::ExcludeButDescend
+        } else {
+            Verdict::Exclude
+        }
+    }
+}
+
+/// The paths that a copy's source names, in order. That a literal path is missing is an error; that a
+/// pattern matches nothing is one only if the copy says so.
+pub(crate) fn matches(view: &View, copy: &CopyAction) -> Result<Vec<Match>, WorkerError> {
+    for path in &copy.required_paths {
+        let resolved = view.resolve(path.as_bytes(), true)?;
+        if view.node(&resolved)?.is_none() {
+            return Err(missing(view, path, &resolved));
+        }
+    }
+    if copy.allow_wildcard && has_wildcard(&copy.src) {
+        let found = expand(view, copy)?;
+        if found.is_empty() && !copy.allow_empty_wildcard {
+            return Err(missing(view, &copy.src, copy.src.as_bytes()));
+        }
+        return Ok(found);
+    }
+    let written = if copy.allow_wildcard { unescaped(&copy.src) } else { copy.src.clone() };
+    let clean = lexically_clean(written.as_bytes());
+    let path = view.resolve(&clean, copy.follow_symlink)?;
+    if view.node(&path)?.is_none() {
+        return Err(missing(view, &copy.src, &path));
+    }
+    let name = components(&clean).next_back().unwrap_or_default().to_vec();
+    Ok(vec![Match { path, name }])
+}
+
+fn missing(view: &View, path: &str, resolved: &[u8]) -> WorkerError {
+    let shown = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    WorkerError::NotFound { path: shown, place: view.place(), ignored: view.hides(resolved) }
+}
+
+/// Go's `path.Clean` of an absolute path: `..` is taken away with what is before it.
+fn lexically_clean(path: &[u8]) -> Vec<u8> {
+    let mut out: Vec<&[u8]> = Vec::new();
+    for component in components(path) {
+        if component == b".." {
+            out.pop();
+        } else {
+            out.push(component);
+        }
+    }
+    out.join(&b'/')
+}
+
+fn unescaped(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or('\\') } else { c });
+    }
+    out
+}
+
+/// Follows a pattern component by component, as Go's `filepath.Glob` beneath the root.
+fn expand(view: &View, copy: &CopyAction) -> Result<Vec<Match>, WorkerError> {
+    let clean = lexically_clean(copy.src.as_bytes());
+    let parts: Vec<&[u8]> = components(&clean).collect();
+    let mut found = vec![Vec::new()];
+    for (i, part) in parts.iter().enumerate() {
+        let mut next = Vec::new();
+        for folder in &found {
+            let folder = view.resolve(folder, true)?;
+            if !part.iter().any(|c| b"*?[\\".contains(c)) {
+                next.push(joined(&folder, part));
+                continue;
+            }
+            if view.node(&folder)?.is_none_or(|n| n.kind != NodeType::Directory) {
+                continue;
+            }
+            let children = view.children(&folder)?;
+            let more = i + 1 < parts.len();
+            next.extend(
+                children
+                    .into_iter()
+                    .filter(|(name, node)| {
+                        let descends = matches!(node.kind, NodeType::Directory | NodeType::Symlink);
+                        wildcard_match(part, name) && (!more || descends)
+                    })
+                    .map(|(name, _)| joined(&folder, &name)),
+            );
+        }
+        found = next;
+    }
+    let mut out = Vec::new();
+    for path in found {
+        let name = path.rsplit(|&c| c == b'/').next().unwrap_or_default().to_vec();
+        let path = view.resolve(&path, copy.follow_symlink)?;
+        // A path after the last wildcard, or a link that leads nowhere, may not be there.
+        if view.node(&path)?.is_some() {
+            out.push(Match { path, name });
+        }
+    }
+    Ok(out)
+}
+
+/// The digest of what a copy takes.
+pub(crate) fn digest(view: &View, copy: &CopyAction) -> Result<Digest, WorkerError> {
+    let filter = Filter::of(copy)?;
+    let mut hasher = Hasher::new();
+    for found in matches(view, copy)? {
+        put(&mut hasher, b"match");
+        put(&mut hasher, &found.name);
+        tree(view, &found.path, &filter, copy, &mut hasher)?;
+    }
+    Ok(hasher.finish())
+}
+
+/// The digest of all that is at and beneath a path: what a bind mount shows.
+pub(crate) fn digest_of_all(view: &View, path: &[u8]) -> Result<Digest, WorkerError> {
+    let everything = CopyAction { src: "/".to_owned(), ..CopyAction::default() };
+    let mut hasher = Hasher::new();
+    tree(view, path, &Filter::of(&everything)?, &everything, &mut hasher)?;
+    Ok(hasher.finish())
+}
+
+fn tree(
+    view: &View,
+    root: &[u8],
+    filter: &Filter,
+    copy: &CopyAction,
+    hasher: &mut Hasher,
+) -> Result<(), WorkerError> {
+    let mut entries: Vec<(Vec<u8>, Vec<u8>, Node)> = Vec::new();
+    let Some(node) = view.node(root)? else { return Ok(()) };
+    gather(view, root, Vec::new(), node, filter, &mut entries)?;
+    let digests: Vec<Option<Digest>> =
+        entries.par_iter().map(|(path, _, node)| view.digest(path, node)).collect::<Result<_, _>>()?;
+    for ((_, relative, node), digest) in entries.iter().zip(digests) {
+        // The folder that is copied lends its metadata only where it becomes a folder of its own.
+        put_node(hasher, relative, node, digest, copy);
+    }
+    Ok(())
+}
+
+/// Lists what is taken at and beneath `path`: full path, path below the root of the copy, node.
+fn gather(
+    view: &View,
+    path: &[u8],
+    relative: Vec<u8>,
+    node: Node,
+    filter: &Filter,
+    out: &mut Vec<(Vec<u8>, Vec<u8>, Node)>,
+) -> Result<(), WorkerError> {
+    let is_dir = node.kind == NodeType::Directory;
+    let verdict = filter.verdict(&relative, is_dir);
+    if verdict == Verdict::Exclude {
+        return Ok(());
+    }
+    if verdict == Verdict::Include {
+        out.push((path.to_vec(), relative.clone(), node));
+    }
+    if is_dir {
+        let before = out.len();
+        for (name, child) in view.children(path)? {
+            gather(view, &joined(path, &name), joined(&relative, &name), child, filter, out)?;
+        }
+        if verdict == Verdict::ExcludeButDescend
+            && out.len() > before
+            && let Some(node) = view.node(path)?
+        {
+            out.insert(before, (path.to_vec(), relative, node));
+        }
+    }
+    Ok(())
+}
+
+fn put(hasher: &mut Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_be_bytes());
+    hasher.update(bytes);
+}
+
+fn put_node(hasher: &mut Hasher, relative: &[u8], node: &Node, digest: Option<Digest>, copy: &CopyAction) {
+    put(hasher, relative);
+    put(hasher, format!("{:?}", node.kind).as_bytes());
+    // A mode in digits, or an owner, that the copy gives hides what the source has.
+    if copy.mode.as_ref().is_none_or(|mode| !mode.bytes().all(|c| c.is_ascii_digit())) {
+        put(hasher, &node.mode.to_be_bytes());
+    }
+    if copy.owner.is_none() {
+        put(hasher, &node.uid.to_be_bytes());
+        put(hasher, &node.gid.to_be_bytes());
+    }
+    put(hasher, &node.target);
+    put(hasher, &node.device.0.to_be_bytes());
+    put(hasher, &node.device.1.to_be_bytes());
+    hasher.update(&(node.xattrs.len() as u64).to_be_bytes());
+    for (name, value) in &node.xattrs {
+        put(hasher, name);
+        put(hasher, value);
+    }
+    put(hasher, digest.as_ref().map_or(&[], |d| d.as_bytes().as_slice()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::LocalSource;
+    use crate::memo::Memo;
+    use std::sync::Arc;
+
+    fn view(files: &[&str], excludes: &[&str]) -> (tempfile::TempDir, View) {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        for file in files {
+            let path = folder.path().join(file);
+            assert!(path.parent().is_some_and(|p| std::fs::create_dir_all(p).is_ok()));
+            assert!(std::fs::write(path, file).is_ok());
+        }
+        let excludes: Vec<String> = excludes.iter().map(|s| (*s).to_owned()).collect();
+        let local =
+            LocalSource::open(folder.path(), &excludes, Memo::default()).unwrap_or_else(|e| panic!("{e}"));
+        (folder, View::Local(Arc::new(local)))
+    }
+
+    fn copy(src: &str) -> CopyAction {
+        CopyAction {
+            src: src.to_owned(),
+            allow_wildcard: true,
+            allow_empty_wildcard: true,
+            follow_symlink: true,
+            ..CopyAction::default()
+        }
+    }
+
+    fn names(view: &View, src: &str) -> Vec<String> {
+        let found = matches(view, &copy(src)).unwrap_or_else(|e| panic!("{e}"));
+        found.iter().map(|m| String::from_utf8_lossy(&m.path).into_owned()).collect()
+    }
+
+    #[test]
+    fn sources_are_found_as_they_are_written_or_by_wildcards() {
+        let (_folder, view) = view(&["a.txt", "b.txt", "d1/x", "d2/x", "d2/y"], &["b.txt", "d2", "!d2/y"]);
+        assert_eq!(names(&view, "/a.txt"), ["a.txt"]);
+        assert_eq!(names(&view, "*.txt"), ["a.txt"]);
+        assert_eq!(names(&view, "d*/x"), ["d1/x"]);
+        assert_eq!(names(&view, "../../d1"), ["d1"]);
+        assert_eq!(names(&view, "no*"), [""; 0]);
+        assert!(matches!(matches(&view, &copy("b.txt")), Err(WorkerError::NotFound { ignored: true, .. })));
+        assert!(matches!(matches(&view, &copy("c.txt")), Err(WorkerError::NotFound { ignored: false, .. })));
+    }
+
+    #[test]
+    fn a_digest_changes_with_content_and_mode_and_not_with_times() -> std::io::Result<()> {
+        let (folder, view) = view(&["d/a", "d/b", "other"], &[]);
+        let now = || digest(&view, &copy("d")).unwrap_or_else(|e| panic!("{e}"));
+        let first = now();
+        std::fs::write(folder.path().join("other"), "changed")?;
+        std::fs::write(folder.path().join("d/a"), "d/a")?;
+        assert_eq!(now(), first);
+        std::fs::write(folder.path().join("d/a"), "d/A")?;
+        assert_ne!(now(), first);
+        std::fs::write(folder.path().join("d/a"), "d/a")?;
+        std::fs::set_permissions(
+            folder.path().join("d/a"),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )?;
+        assert_ne!(now(), first);
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! A worker: the store and the registries of one process, and what can be asked of it.
+
+use crate::WorkerError;
+use crate::build::Build;
+use crate::export::Exporter;
+use crate::images::{Image, Images};
+use crate::meta::ImageRow;
+use crate::output::{self, Output};
+use crate::progress::{Progress, ProgressSink, Transfer};
+use crate::store::{Store, now_s, private_folder};
+use kiln_oci::{Digest, ImageConfig, Platform, Reference};
+use kiln_registry::Client;
+use kiln_runner::CancelToken;
+use kiln_snapshotter::{CopyOptions, ExtractOptions, Tree, Verdict, copy_tree, extract_archive};
+use kiln_solver::{Definition, SourceOp};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use tokio::runtime::Runtime;
+
+/// The store and the registries of one process.
+#[derive(Debug)]
+pub struct Worker {
+    store: Store,
+    client: Client,
+    runtime: OnceLock<Runtime>,
+}
+
+/// All that a build is made from.
+#[derive(Debug)]
+pub struct BuildRequest {
+    /// The graph.
+    pub definition: Definition,
+    /// The result's config: all but its layers and times.
+    pub config: ImageConfig,
+    /// The images that the graph names, by the identifier of their source.
+    pub images: HashMap<String, Image>,
+    /// The folders of local sources, by name.
+    pub locals: BTreeMap<String, PathBuf>,
+    /// Secrets, by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Sockets of ssh agents, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// How many steps run at once at most.
+    pub jobs: usize,
+    /// The size of `/dev/shm` in bytes; 0 is the default.
+    pub shm_size_bytes: u64,
+    /// Empties the cache mounts that the build uses.
+    pub empty_caches: bool,
+    /// The time that the result says it was made, in seconds since 1970; `None` is when it was.
+    pub source_date_epoch_s: Option<i64>,
+    /// Annotations of the result's manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Where the result goes.
+    pub outputs: Vec<Output>,
+}
+
+impl BuildRequest {
+    /// A request for nothing.
+    fn empty() -> BuildRequest {
+        BuildRequest {
+            definition: Definition::new(),
+            config: ImageConfig::default(),
+            images: HashMap::new(),
+            locals: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
+            jobs: 1,
+            shm_size_bytes: 0,
+            empty_caches: false,
+            source_date_epoch_s: None,
+            annotations: BTreeMap::new(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+/// What a build made.
+#[derive(Clone, Debug, Default)]
+pub struct BuildResult {
+    /// The digest of the config: the image's id.
+    pub config_digest: Option<Digest>,
+    /// The manifest, if an output made one: type, digest, size.
+    pub manifest: Option<kiln_oci::Descriptor>,
+    /// The names that it was given.
+    pub names: Vec<String>,
+}
+
+impl Worker {
+    /// Opens the store at `root`.
+    pub fn open(root: &Path, registries: kiln_registry::Options) -> Result<Worker, WorkerError> {
+        let client = Client::new(registries)?;
+        Ok(Worker { store: Store::open(root)?, client, runtime: OnceLock::new() })
+    }
+
+    /// The threads of the network, begun when first needed.
+    fn runtime(&self) -> Result<&Runtime, WorkerError> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let built = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+        let built = built.map_err(WorkerError::io("start the threads of", "the network"))?;
+        Ok(self.runtime.get_or_init(|| built))
+    }
+
+    fn images<'a>(&'a self, transfer: &'a (dyn Fn(Transfer<'_>) + Sync)) -> Result<Images<'a>, WorkerError> {
+        Ok(Images { store: &self.store, client: &self.client, runtime: self.runtime()?, transfer })
+    }
+
+    /// What references stand for, all asked at once; with `pull`, the store's own names don't count.
+    pub fn resolve(&self, wanted: &[(Reference, Platform)], pull: bool) -> Vec<Result<Image, WorkerError>> {
+        let silent = |_: Transfer<'_>| {};
+        let images = match self.images(&silent) {
+            Ok(images) => images,
+            Err(e) => return vec![Err(e)],
+        };
+        if let [(reference, platform)] = wanted {
+            return vec![images.resolve(reference, platform, pull)];
+        }
+        std::thread::scope(|scope| {
+            let ask =
+                |(reference, platform): &(Reference, Platform)| images.resolve(reference, platform, pull);
+            let threads: Vec<_> = wanted.iter().map(|w| scope.spawn(move || ask(w))).collect();
+            let lost = || Err(WorkerError::Unsupported("a panic while resolving".to_owned()));
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
+        })
+    }
+
+    /// Builds, and writes the result to its outputs.
+    pub fn build(
+        &self,
+        request: &BuildRequest,
+        progress: &ProgressSink<'_>,
+        cancel: &CancelToken,
+    ) -> Result<BuildResult, WorkerError> {
+        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
+        let images = self.images(&transfer)?;
+        let build = Build::new(&self.store, &images, request, progress, cancel);
+        let stack = build.run()?;
+        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let sync = build.made_something();
+        output::write_all(&exporter, request, &stack, sync)
+    }
+
+    /// A folder that is gone when it is dropped, for what is needed during one build.
+    pub fn temporary_folder(&self) -> Result<tempfile::TempDir, WorkerError> {
+        let parent = self.store.root.join("tmp");
+        private_folder(&parent)?;
+        tempfile::tempdir_in(&parent).map_err(WorkerError::io("create a folder in", parent))
+    }
+
+    /// Unpacks a tar, perhaps compressed, into a folder; whether it was one.
+    pub fn unpack_context(&self, file: File, folder: &Path) -> Result<bool, WorkerError> {
+        let to = Tree::open(folder)?;
+        Ok(extract_archive(file, &to, b"", &ExtractOptions { owner: Some((0, 0)), mtime: None })?)
+    }
+
+    /// Brings a context from the network to `dest`: a folder, or, if that is what the web has, a file.
+    /// Whether it is a folder.
+    pub fn bring_context(&self, source: &SourceOp, dest: &Path) -> Result<bool, WorkerError> {
+        let request = BuildRequest::empty();
+        let silent = |_: Progress<'_>| {};
+        let (sink, cancel) = (ProgressSink::new(&silent), CancelToken::new());
+        let transfer = |_: Transfer<'_>| {};
+        let images = self.images(&transfer)?;
+        let build = Build::new(&self.store, &images, &request, &sink, &cancel);
+        let layers = images.unpacked(&crate::remote::bring(&build, source)?)?;
+        let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
+        private_folder(dest)?;
+        if source.identifier.starts_with("http") {
+            let names = tree.read_dir(b"")?;
+            let [(name, _)] = names.as_slice() else {
+                return Err(WorkerError::NoImage(source.identifier.clone()));
+            };
+            let file = tree.open_file(name)?;
+            if self.unpack_context(file, dest)? {
+                return Ok(true);
+            }
+            std::fs::remove_dir(dest).map_err(WorkerError::io("remove", dest))?;
+            let mut to = File::create(dest).map_err(WorkerError::io("create", dest))?;
+            std::io::copy(&mut tree.open_file(name)?, &mut to).map_err(WorkerError::io("write", dest))?;
+            return Ok(false);
+        }
+        let all = |_: &[u8], _: bool| Verdict::Include;
+        copy_tree(
+            &tree,
+            b"",
+            &Tree::open(dest)?,
+            b"",
+            &CopyOptions { filter: &all, ..CopyOptions::default() },
+        )?;
+        Ok(true)
+    }
+
+    /// Pulls an image and gives it its own name in the store. The layers' blobs come too.
+    pub fn pull(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        progress: &ProgressSink<'_>,
+    ) -> Result<Image, WorkerError> {
+        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
+        let images = self.images(&transfer)?;
+        let image = images.resolve(reference, platform, true)?;
+        images.unpacked(&image.stack())?;
+        images.blobs(&image)?;
+        self.store.snapshots.sync()?;
+        self.set_name(&reference.to_string(), &image)?;
+        Ok(image)
+    }
+
+    fn set_name(&self, name: &str, image: &Image) -> Result<(), WorkerError> {
+        self.store.meta.set_image(&ImageRow {
+            name: name.to_owned(),
+            config: image.config_digest,
+            manifest: image.manifest.as_ref().map(|(media_type, _)| (image.digest, media_type.clone())),
+            diff_ids: image.config.rootfs.diff_ids.clone(),
+            created_s: now_s(),
+        })
+    }
+
+    /// Pushes an image of the store to the registry that `to` names. Gives the manifest's digest.
+    pub fn push(
+        &self,
+        name: &Reference,
+        to: &Reference,
+        progress: &ProgressSink<'_>,
+    ) -> Result<Digest, WorkerError> {
+        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
+        let images = self.images(&transfer)?;
+        let image = self.find(name)?.1;
+        let exporter = Exporter { store: &self.store, images: &images, progress };
+        exporter.push_image(&image, to)
+    }
+
+    /// The images of the store, by name.
+    pub fn list(&self) -> Result<Vec<(ImageRow, ImageConfig)>, WorkerError> {
+        let rows = self.store.meta.images()?;
+        let silent = |_: Transfer<'_>| {};
+        let images = self.images(&silent)?;
+        let with_config = |row: ImageRow| {
+            let reference: Reference =
+                row.name.parse().map_err(|_| WorkerError::NoImage(row.name.clone()))?;
+            let image = images.of_store(&reference, &row)?;
+            Ok((row, image.config))
+        };
+        rows.into_iter().map(with_config).collect()
+    }
+
+    /// The size of an image's layers, unpacked to tars, in bytes.
+    pub fn size_bytes(&self, row: &ImageRow) -> Result<u64, WorkerError> {
+        let mut bytes = 0;
+        for diff_id in &row.diff_ids {
+            bytes += self.store.meta.any_layer_of(diff_id)?.map_or(0, |l| l.tar_bytes);
+        }
+        Ok(bytes)
+    }
+
+    /// An image of the store, by name or by the first digits of its id.
+    pub fn find(&self, name: &Reference) -> Result<(ImageRow, Image), WorkerError> {
+        let row = match self.store.meta.image(&name.to_string())? {
+            Some(row) => row,
+            None => self.by_id(name)?,
+        };
+        let silent = |_: Transfer<'_>| {};
+        let images = self.images(&silent)?;
+        let image = images.of_store(name, &row)?;
+        Ok((row, image))
+    }
+
+    fn by_id(&self, name: &Reference) -> Result<ImageRow, WorkerError> {
+        let familiar = name.familiar();
+        let id = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+        let unknown = || WorkerError::NoImage(familiar.clone());
+        if id.len() < 4 || !id.bytes().all(|c| c.is_ascii_hexdigit()) {
+            return Err(unknown());
+        }
+        let mut rows = self.store.meta.images()?;
+        rows.retain(|row| row.config.hex().starts_with(id));
+        let same = rows.windows(2).all(|w| w[0].config == w[1].config);
+        rows.into_iter().next().filter(|_| same).ok_or_else(unknown)
+    }
+
+    /// Gives an image of the store one more name.
+    pub fn tag(&self, name: &Reference, new: &Reference) -> Result<(), WorkerError> {
+        let (row, _) = self.find(name)?;
+        self.store.meta.set_image(&ImageRow { name: new.to_string(), created_s: now_s(), ..row })
+    }
+
+    /// Takes a name away from an image. Its layers stay, as what builds know.
+    pub fn untag(&self, name: &Reference) -> Result<ImageRow, WorkerError> {
+        let (row, _) = self.find(name)?;
+        self.store.meta.remove_image(&row.name)?;
+        Ok(row)
+    }
+}
