@@ -10,7 +10,8 @@ use kiln_frontend::{BuildOptions, ImageRequest, LowerError, Lowered, NamedContex
 use kiln_grammar::{Diagnostic, Parse, Severity};
 use kiln_oci::{Platform, Reference};
 use kiln_worker::{
-    BuildRequest, BuildResult, CancelToken, Image, Output, Progress, ProgressSink, Worker, WorkerError,
+    BuildRequest, BuildResult, CancelToken, Image, LocalFolder, Output, Progress, ProgressSink, Worker,
+    WorkerError,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -36,6 +37,11 @@ pub(crate) fn run(
     }
     let (named, mut folders) = contexts::named(&args)?;
     folders.insert("context".to_owned(), inputs.folder.clone());
+    let keeps_owners = |name: &str| name == "context" && inputs.keeps_owners;
+    let folders = folders
+        .into_iter()
+        .map(|(name, path)| (name.clone(), LocalFolder { path, keeps_owners: keeps_owners(&name) }));
+    let folders: BTreeMap<String, LocalFolder> = folders.collect();
     let options = options(&args, &inputs, named)?;
     let mut resolver = Resolver { worker: &worker, pull: args.pull, images: Vec::new(), failure: None };
     if args.check {
@@ -269,7 +275,7 @@ fn request(
     args: &BuildArgs,
     lowered: Lowered,
     images: Vec<Image>,
-    locals: BTreeMap<String, PathBuf>,
+    locals: BTreeMap<String, LocalFolder>,
     outputs: Vec<Output>,
     options: &BuildOptions,
 ) -> Result<BuildRequest, CommandError> {

@@ -23,6 +23,8 @@ const IGNORE_BYTES_MAX: u64 = 4 << 20;
 pub(crate) struct Inputs {
     /// The folder of the context.
     pub folder: PathBuf,
+    /// Whether the files' owners count: those that an archive brought.
+    pub keeps_owners: bool,
     /// A context that came in by standard input lies here until the build is over.
     _unpacked: Option<tempfile::TempDir>,
     /// The Dockerfile's text.
@@ -64,7 +66,8 @@ fn in_folder(
 ) -> Result<Inputs, CommandError> {
     let (dockerfile, name, path) = dockerfile_of(args, &folder)?;
     let ignore = ignore_of(&folder, path.as_deref())?;
-    Ok(Inputs { folder, _unpacked: unpacked, dockerfile, name, ignore })
+    let keeps_owners = unpacked.is_some();
+    Ok(Inputs { folder, keeps_owners, _unpacked: unpacked, dockerfile, name, ignore })
 }
 
 /// The Dockerfile's text, its name for messages, and where it is, if it is a file.
@@ -182,6 +185,7 @@ fn from_stdin(args: &BuildArgs, worker: &Worker) -> Result<Inputs, CommandError>
     let dockerfile = text_of(bytes, "standard input")?;
     Ok(Inputs {
         folder: context,
+        keeps_owners: false,
         _unpacked: Some(folder),
         dockerfile,
         name: "Dockerfile".to_owned(),
@@ -205,6 +209,7 @@ fn from_remote(args: &BuildArgs, worker: &Worker) -> Result<Inputs, CommandError
     std::fs::create_dir(&empty).map_err(CommandError::file("create", &empty))?;
     Ok(Inputs {
         folder: empty,
+        keeps_owners: false,
         _unpacked: Some(folder),
         dockerfile,
         name: "Dockerfile".to_owned(),

@@ -196,10 +196,15 @@ impl Copier<'_> {
                 Err(Errno::EXIST) => false,
                 Err(error) => return Err(cannot("make", dest)(error)),
             };
-            // One that is only on the way takes the source's metadata if it is new.
+            // One that is only on the way takes the source's metadata if it is new, else only its mode.
             above.merge |= made;
             match node::open_dir(parent, &above.name) {
-                Ok(dir) => above.target = Some(dir),
+                Ok(dir) => {
+                    if let (false, Some((metadata, _))) = (made, &above.source) {
+                        node::set_mode(&dir, metadata.mode).map_err(cannot("change", dest))?;
+                    }
+                    above.target = Some(dir);
+                }
                 Err(Errno::NOTDIR | Errno::LOOP) => return Err(SnapshotError::OntoNonDirectory(shown(dest))),
                 Err(error) => return Err(cannot("open", dest)(error)),
             }

@@ -28,7 +28,7 @@ const TIMES_BYTES_MAX: usize = 32 << 20;
 /// What one remembered directory takes besides its path.
 const TIME_BYTES: usize = 64;
 const BUFFER_BYTES: usize = 128 << 10;
-/// The last time that is 2^63 nanoseconds after 1970, as far as Docker's times go.
+/// The last time that Docker's clock can hold, which counts nanoseconds since 1970 in 63 bits.
 const LATEST: (i64, u32) = (i64::MAX / 1_000_000_000, (i64::MAX % 1_000_000_000) as u32);
 
 /// How an archive is unpacked.
@@ -65,12 +65,12 @@ pub fn extract_archive(
     extractor.all(&mut archive, first)?;
     // A checksum stands behind all that it speaks of.
     drop(archive.finish().map_err(named)?);
-    extractor.set_times(&file)?;
-    let Some(mtime) = options.mtime else { return Ok(true) };
     for path in made {
         let dir = to.open_listing(&path).map_err(missing("open", &path))?;
-        node::set_mtime(&dir, mtime).map_err(cannot("change", &path))?;
+        let set = options.mtime.map_or(Ok(()), |mtime| node::set_mtime(&dir, mtime));
+        set.map_err(cannot("change", &path))?;
     }
+    extractor.set_times(&file)?;
     Ok(true)
 }
 

@@ -83,6 +83,13 @@ pub struct Committed {
     pub implied: Vec<Vec<u8>>,
 }
 
+impl Committed {
+    /// Whether it is right only on certain layers: [`Snapshotter::settle`] must see what is below it.
+    pub fn depends_on_below(&self) -> bool {
+        !self.implied.is_empty() || !self.index.unresolved_links.is_empty()
+    }
+}
+
 impl Snapshotter {
     /// Opens the folder `root`, which is made if need be and which only its owner may enter.
     pub fn open(root: &Path) -> Result<Snapshotter, SnapshotError> {

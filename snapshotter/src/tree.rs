@@ -378,7 +378,9 @@ fn step(dir: &OwnedFd, name: &[u8], make: Option<&NewDir>) -> rustix::io::Result
             if let Some((uid, gid)) = new.owner {
                 node::set_owner(&made, uid, gid)?;
             }
-            node::set_mode(&made, new.mode)?;
+            // In a folder with the set-group-id bit a new one has it too.
+            let inherited = fs::fstat(&made)?.st_mode & 0o2000;
+            node::set_mode(&made, new.mode | inherited)?;
             if let Some(mtime) = new.mtime {
                 node::set_mtime(&made, mtime)?;
             }

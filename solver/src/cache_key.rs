@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | Source | nothing here: the worker says what it is (image: ChainID and platform; git: commit and options; http: content and name; local: only what is selected of it) | names, tags, addresses |
 //! | Exec | args, env, cwd, user, host name, ulimits, names of extra hosts, exit codes, network, security, devices, ids of secrets, of each mount: place, selector, read-only, kind and its settings; platform | proxy variables, addresses of extra hosts, control group, contents of secrets and of cache mounts, id and sharing of a cache mount |
-//! | File | each action with its attributes; platform of nothing | a source path that an input's selection stands for; times |
+//! | File | each action with its attributes, the times that it gives too | a source path that an input's selection stands for; the files' own times |
 //! | Merge, Diff | the inputs in order | |
 //! | any input | its chain key, or the content of its tree, or the content of what is selected of it | how it came about, where its content is known |
 //!
@@ -230,19 +230,21 @@ fn walk_file(file: &FileOp, inputs: &[InputKey], sink: Sink<'_>) {
 fn walk_action(kind: &FileActionKind, selected: bool, sink: Sink<'_>) {
     match kind {
         FileActionKind::Copy(copy) => walk_copy(copy, selected, sink),
-        FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns: _ } => {
+        FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns } => {
             sink("action", b"mkfile");
             sink("path", path.as_bytes());
             number("mode", u64::from(*mode), sink);
             sink("data", data);
             walk_owner(owner.as_ref(), sink);
+            walk_time(*timestamp_ns, sink);
         }
-        FileActionKind::Mkdir { path, mode, make_parents, owner, timestamp_ns: _ } => {
+        FileActionKind::Mkdir { path, mode, make_parents, owner, timestamp_ns } => {
             sink("action", b"mkdir");
             sink("path", path.as_bytes());
             number("mode", u64::from(*mode), sink);
             number("make_parents", u64::from(*make_parents), sink);
             walk_owner(owner.as_ref(), sink);
+            walk_time(*timestamp_ns, sink);
         }
         FileActionKind::Rm { path, allow_not_found, allow_wildcard } => {
             sink("action", b"rm");
@@ -250,11 +252,12 @@ fn walk_action(kind: &FileActionKind, selected: bool, sink: Sink<'_>) {
             number("allow_not_found", u64::from(*allow_not_found), sink);
             number("allow_wildcard", u64::from(*allow_wildcard), sink);
         }
-        FileActionKind::Symlink { target, path, owner, timestamp_ns: _ } => {
+        FileActionKind::Symlink { target, path, owner, timestamp_ns } => {
             sink("action", b"symlink");
             sink("target", target.as_bytes());
             sink("path", path.as_bytes());
             walk_owner(owner.as_ref(), sink);
+            walk_time(*timestamp_ns, sink);
         }
     }
 }
@@ -271,7 +274,7 @@ fn walk_copy(copy: &CopyAction, selected: bool, sink: Sink<'_>) {
         create_dest_path,
         allow_wildcard,
         allow_empty_wildcard,
-        timestamp_ns: _,
+        timestamp_ns,
         include_patterns,
         exclude_patterns,
         always_replace_existing_dest_paths,
@@ -287,6 +290,7 @@ fn walk_copy(copy: &CopyAction, selected: bool, sink: Sink<'_>) {
     }
     sink("dest", dest.as_bytes());
     walk_owner(owner.as_ref(), sink);
+    walk_time(*timestamp_ns, sink);
     sink("mode", mode.as_deref().unwrap_or("as it is").as_bytes());
     let flags = [
         follow_symlink,
@@ -298,6 +302,10 @@ fn walk_copy(copy: &CopyAction, selected: bool, sink: Sink<'_>) {
         always_replace_existing_dest_paths,
     ];
     sink("flags", flags.map(|set| if *set { b'1' } else { b'0' }).as_slice());
+}
+
+fn walk_time(timestamp_ns: Option<i64>, sink: Sink<'_>) {
+    sink("time", timestamp_ns.map_or_else(|| "now".to_owned(), |ns| ns.to_string()).as_bytes());
 }
 
 fn walk_owner(owner: Option<&Chown>, sink: Sink<'_>) {

@@ -104,13 +104,17 @@ impl PatternList {
     }
 }
 
-/// Go's `filepath.Clean` without a slash in front, in components.
+/// Go's `filepath.Clean`, in components. A slash in front stays, as an empty component that no path has:
+/// reading an ignore file takes it away, a pattern given otherwise keeps it and so matches nothing.
 fn clean(pattern: &[u8]) -> Vec<Vec<u8>> {
     let mut out: Vec<Vec<u8>> = Vec::new();
+    if pattern.first() == Some(&b'/') {
+        out.push(Vec::new());
+    }
     for component in pattern.split(|&c| c == b'/') {
         match component {
             b"" | b"." => {}
-            b".." if out.last().is_some_and(|last| last != b"..") => {
+            b".." if out.last().is_some_and(|last| !last.is_empty() && last != b"..") => {
                 out.pop();
             }
             b".." if pattern.first() == Some(&b'/') => {}
@@ -369,7 +373,7 @@ mod tests {
             (&["docs", "!docs/keep"], "docs/keep", false),
             (&["docs", "!docs/keep", "docs/keep/x"], "docs/keep/x", true),
             (&["*"], "a/b", true),
-            (&["/foo"], "foo", true),
+            (&["/foo"], "foo", false),
             (&["foo/"], "foo/x", true),
             (&["a/../b"], "b", true),
             (&["x"], "a/x", false),

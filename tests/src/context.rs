@@ -10,6 +10,7 @@
 use crate::{Finished, ImageAssert, Invocation, kiln_program};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// A test's own world.
@@ -85,6 +86,20 @@ impl TestContext {
     pub fn chmod(&self, name: &str, mode: u32) -> &TestContext {
         let permissions = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(self.context().join(name), permissions).expect("a mode");
+        self
+    }
+
+    /// Gives every file and folder of the context the same time of modification, which a layer keeps.
+    pub fn date(&self, time_s: u64) -> &TestContext {
+        let time = UNIX_EPOCH + Duration::from_secs(time_s);
+        let mut paths = vec![self.context()];
+        while let Some(path) = paths.pop() {
+            if path.is_dir() {
+                paths.extend(std::fs::read_dir(&path).expect("a folder").flatten().map(|entry| entry.path()));
+            }
+            let file = std::fs::File::open(&path).expect("a file of the context");
+            file.set_modified(time).expect("its own file");
+        }
         self
     }
 

@@ -5,11 +5,9 @@ use crate::{BaseImage, Response, request, wait_until};
 use kiln_oci::{Digest, MediaType};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// The user of [`Registry::with_password`].
 pub const BASIC_USER: &str = "potter";
@@ -26,9 +24,7 @@ const BASIC_HEADER: &str = "Basic cG90dGVyOm9wZW4tc2VzYW1l";
 pub struct Registry {
     address: String,
     password: bool,
-    /// Dropping it ends the registry.
-    _stop: Sender<()>,
-    _folder: TempDir,
+    keeper: Child,
 }
 
 impl Registry {
@@ -121,9 +117,8 @@ impl Registry {
             let port = free_port();
             let config = configuration(folder.path(), port, password);
             std::fs::write(folder.path().join("config.yml"), config).expect("the registry's configuration");
-            let stop = serve(folder.path());
-            let address = format!("127.0.0.1:{port}");
-            let registry = Registry { address, password, _stop: stop, _folder: folder };
+            let keeper = serve(&folder.keep());
+            let registry = Registry { address: format!("127.0.0.1:{port}"), password, keeper };
             if wait_until(START_PATIENCE, || registry.answers()) {
                 return registry;
             }
@@ -135,6 +130,13 @@ impl Registry {
         let auth = [("Authorization", BASIC_HEADER)];
         let headers: &[(&str, &str)] = if self.password { &auth } else { &[] };
         request(&self.address, "GET", "/v2/", headers, &[]).is_ok_and(|answer| answer.status == 200)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 
@@ -159,25 +161,26 @@ fn configuration(folder: &Path, port: u16, password: bool) -> String {
     text
 }
 
-/// Runs docker-registry until the returned sender is dropped, or until this process is no more:
-/// the signal at the parent's death is bound to the thread that started the child, so that thread
-/// waits as long as the child lives.
-fn serve(folder: &Path) -> Sender<()> {
-    let (stop, stopped) = channel::<()>();
-    let config = folder.join("config.yml");
-    let log = std::fs::File::create(folder.join("log")).expect("the registry's log");
-    std::thread::spawn(move || {
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        let Ok(mut child) = child else { return };
-        let _ = stopped.recv();
-        let _ = child.kill();
-        let _ = child.wait();
-    });
-    stop
+/// Runs docker-registry until standard input is closed, and removes the folder then.
+const KEEPER: &str = r#"
+    trap '' INT TERM HUP
+    docker-registry serve "$1/config.yml" < /dev/null > /dev/null 2> "$1/log" &
+    read -r _
+    kill -KILL $!
+    wait $!
+    rm -rf "$1"
+"#;
+
+/// Starts the registry's keeper: a shell that ends it, and cleans up after it, when the pipe to the
+/// shell is closed. That happens when the value is dropped, and also when this process dies, which
+/// the registry of all tests depends on: nobody drops a static.
+fn serve(folder: &Path) -> Child {
+    Command::new("sh")
+        .args(["-c", KEEPER, "sh"])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a shell")
 }

@@ -10,10 +10,10 @@ use crate::memo::Memo;
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
 use crate::view::View;
-use crate::{BuildRequest, WorkerError};
+use crate::{BuildRequest, LocalFolder, WorkerError};
 use kiln_oci::{ChainId, Digest, Hasher};
 use kiln_runner::CancelToken;
-use kiln_snapshotter::TreeView;
+use kiln_snapshotter::{CommitOptions, TreeView};
 use kiln_solver::{
     Action, CacheKey, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId, bases,
 };
@@ -86,7 +86,7 @@ impl<'a> Build<'a> {
         match failed {
             Some((vertex, error)) => Err(self.explained(vertex, error)),
             None => match self.request.definition.target {
-                Some(edge) => Ok(self.stack(edge)),
+                Some(edge) => self.base(edge),
                 None => Ok(Stack::default()),
             },
         }
@@ -220,7 +220,7 @@ impl<'a> Build<'a> {
         let bases = bases(&self.request.definition, vertex);
         let mut stacks = Vec::new();
         for (i, added) in outputs.iter().enumerate() {
-            let base = bases.get(i).map_or_else(Stack::default, |edge| self.stack(*edge));
+            let base = bases.get(i).map_or_else(|| Ok(Stack::default()), |edge| self.base(*edge))?;
             let mut layers = Vec::new();
             for id in added {
                 let row = self.store.meta.layer(*id)?;
@@ -288,8 +288,11 @@ impl<'a> Build<'a> {
     fn run_step(&self, vertex: VertexId, keys: &[CacheKey]) -> Result<Event, WorkerError> {
         let this = self.vertex(vertex);
         if matches!(this.op, Op::Merge) {
-            let layers = this.inputs.iter().flat_map(|e| self.stack(*e).0.to_vec());
-            let outputs = self.keep(vertex, vec![layers.collect()]);
+            let mut layers = Vec::new();
+            for edge in &this.inputs {
+                layers.extend(self.base(*edge)?.0.iter().cloned());
+            }
+            let outputs = self.keep(vertex, vec![layers.into_iter().collect()]);
             return Ok(Event::Ran { vertex, outputs });
         }
         // Another process, or another step with the same key, may be at it: then its result is taken.
@@ -339,6 +342,36 @@ impl<'a> Build<'a> {
         results.get(&edge.vertex).and_then(|r| r.get(edge.output as usize)).cloned().unwrap_or_default()
     }
 
+    /// The layers of an output that something is built on. A folder of the user's becomes a layer.
+    pub fn base(&self, edge: Edge) -> Result<Stack, WorkerError> {
+        if self.local(edge.vertex)?.is_none() {
+            return Ok(self.stack(edge));
+        }
+        let known = self.stack(edge);
+        if !known.0.is_empty() {
+            return Ok(known);
+        }
+        let mut hasher = Hasher::new();
+        hasher.update(b"local\0");
+        hasher.update(crate::selection::digest_of_all(&self.view(edge)?, b"")?.as_bytes());
+        let key = CacheKey(hasher.finish());
+        let _alone = self.store.lock(&format!("step-{}", key.0.hex()))?;
+        let outputs = match self.record(&key)? {
+            Some(outputs) => outputs,
+            None => {
+                let active = crate::exec_step::copy_of_local(self, edge, b"", b"")?;
+                let committed = self.store.snapshots.commit(active, &[], &CommitOptions::default())?;
+                let outputs = vec![vec![crate::exec_step::add_layer(self, &committed)?]];
+                self.note_made();
+                self.store.meta.add_record(&[key], &outputs)?;
+                outputs
+            }
+        };
+        let stacks = self.laid(edge.vertex, &outputs)?;
+        self.keep(edge.vertex, stacks);
+        Ok(self.stack(edge))
+    }
+
     /// A way to look at an output's files.
     pub fn view(&self, edge: Edge) -> Result<View, WorkerError> {
         if let Some(local) = self.local(edge.vertex)? {
@@ -365,9 +398,11 @@ impl<'a> Build<'a> {
         let patterns = |key: &str| -> Vec<String> {
             source.attrs.get(key).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
         };
+        let LocalFolder { path, keeps_owners } = path;
         let remembered = self.store.meta.memo(&folder_name(path))?.unwrap_or_default();
         let memo = Memo::from_bytes(&remembered);
-        let local = Arc::new(LocalSource::open(path, &patterns("local.excludepatterns"), memo)?);
+        let local =
+            Arc::new(LocalSource::open(path, &patterns("local.excludepatterns"), memo, *keeps_owners)?);
         locals.insert(vertex, local.clone());
         Ok(Some(local))
     }

@@ -6,15 +6,14 @@ use crate::build::Build;
 use crate::layer::Stack;
 use crate::meta::LayerRow;
 use crate::progress::Progress;
-use crate::store::{now_s, private_folder};
-use kiln_oci::{DiffId, Digest};
+use crate::store::private_folder;
+use kiln_oci::Digest;
 use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use kiln_snapshotter::{
     Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
 };
 use kiln_solver::{
-    CacheSharing, ContentId, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs,
-    VertexId,
+    CacheSharing, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
 };
 use std::ffi::OsString;
 use std::fs::File;
@@ -35,7 +34,7 @@ struct Held {
 pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<i64>>, WorkerError> {
     let root = exec.mounts.iter().find(|m| m.dest == "/");
     let stack = match root.and_then(|m| m.input) {
-        Some(input) => build.stack(build.vertex(vertex).inputs[input as usize]),
+        Some(input) => build.base(build.vertex(vertex).inputs[input as usize])?,
         None => Stack::default(),
     };
     let below = build.images.unpacked(&stack)?;
@@ -74,14 +73,7 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
 
 /// Notes a layer that a step made.
 pub(crate) fn add_layer(build: &Build<'_>, committed: &Committed) -> Result<i64, WorkerError> {
-    build.store.meta.add_layer(&LayerRow {
-        id: 0,
-        diff_id: DiffId(committed.diff_id.0),
-        snapshot: committed.id,
-        content: ContentId(committed.content),
-        tar_bytes: committed.tar_bytes,
-        created_s: now_s(),
-    })
+    build.store.meta.add_layer(&LayerRow::of(committed))
 }
 
 fn spec(
@@ -100,7 +92,7 @@ fn spec(
     for secret in &exec.secret_env {
         match build.request.secrets.get(&secret.id) {
             Some(value) => spec.env.push(((&secret.name).into(), os_string(value))),
-            None if secret.optional => {}
+            None if secret.optional => spec.env.push(((&secret.name).into(), OsString::new())),
             None => return Err(WorkerError::Secret(secret.id.clone())),
         }
     }
@@ -203,7 +195,7 @@ fn bind(
     if let Some(edge) = input
         && build.local(edge.vertex)?.is_some()
     {
-        let copied = copy_of_local(build, edge, selector)?;
+        let copied = copy_of_local(build, edge, selector, b"bound")?;
         let source = copied.tree()?.open_subtree_mount(b"bound")?;
         held.scratch.push(copied);
         return Ok(MountSource::Detached(source));
@@ -233,8 +225,13 @@ fn bind(
     }
 }
 
-/// A copy of a part of a local source, as `bound`: ignored files are not in it, and all belongs to root.
-fn copy_of_local(build: &Build<'_>, edge: Edge, selector: &[u8]) -> Result<Active, WorkerError> {
+/// A copy of a part of a local source at `dest` of a new snapshot: ignored files are not in it, and all belongs to root.
+pub(crate) fn copy_of_local(
+    build: &Build<'_>,
+    edge: Edge,
+    selector: &[u8],
+    dest: &[u8],
+) -> Result<Active, WorkerError> {
     let view = build.view(edge)?;
     let Some(local) = build.local(edge.vertex)? else {
         return Err(WorkerError::Unsupported("bind".to_owned()));
@@ -252,8 +249,8 @@ fn copy_of_local(build: &Build<'_>, edge: Edge, selector: &[u8]) -> Result<Activ
         let full = if relative.is_empty() { path.clone() } else { crate::local::joined(&path, relative) };
         if local.is_ignored(&full, is_dir) { Verdict::Exclude } else { Verdict::Include }
     };
-    let options = CopyOptions { owner: Some((0, 0)), filter: &filter, ..CopyOptions::default() };
-    copy_tree(local.tree(), &path, &scratch.tree()?, b"bound", &options)?;
+    let options = CopyOptions { owner: local.owner(), filter: &filter, ..CopyOptions::default() };
+    copy_tree(local.tree(), &path, &scratch.tree()?, dest, &options)?;
     Ok(scratch)
 }
 
@@ -309,7 +306,6 @@ fn fill_cache(
     input: Option<Edge>,
     parent: &Path,
 ) -> Result<(), WorkerError> {
-    use std::os::unix::fs::PermissionsExt;
     let to = Tree::open(parent)?;
     match to.remove(b"data", true) {
         Ok(()) | Err(kiln_snapshotter::SnapshotError::NotFound(_)) => {}
@@ -324,18 +320,26 @@ fn fill_cache(
             let root = overlay.root()?;
             let selector = root.resolve(mount.selector.as_bytes())?;
             copy_tree(&root, &selector, &to, b"data", &options)?;
+            let stat = root.stat(&selector, true)?;
+            own(&parent.join("data"), stat.mode, stat.uid, stat.gid)?;
         }
         Some(edge) => {
-            let copied = copy_of_local(build, edge, mount.selector.as_bytes())?;
+            let copied = copy_of_local(build, edge, mount.selector.as_bytes(), b"bound")?;
             let options = CopyOptions { filter: &all, ..CopyOptions::default() };
             copy_tree(&copied.tree()?, b"bound", &to, b"data", &options)?;
         }
         None => {
             to.make_dirs(b"data", 0o755, Some((0, 0)), None)?;
-            let mode = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(parent.join("data"), mode)
-                .map_err(WorkerError::io("set the mode of", parent))?;
+            own(&parent.join("data"), 0o755, 0, 0)?;
         }
     }
     Ok(())
+}
+
+fn own(folder: &Path, mode: u32, uid: u32, gid: u32) -> Result<(), WorkerError> {
+    use std::os::unix::fs::PermissionsExt;
+    std::os::unix::fs::chown(folder, Some(uid), Some(gid))
+        .map_err(WorkerError::io("set the owner of", folder))?;
+    let mode = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(folder, mode).map_err(WorkerError::io("set the mode of", folder))
 }

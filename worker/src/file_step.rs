@@ -38,7 +38,7 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<
         let work = match (taken, action.input) {
             (Some(work), _) => work,
             (None, FileInput::Input(i)) => {
-                begin(build, &build.stack(build.vertex(vertex).inputs[i as usize]))?
+                begin(build, &build.base(build.vertex(vertex).inputs[i as usize])?)?
             }
             (None, _) => begin(build, &Stack::default())?,
         };
@@ -93,7 +93,7 @@ fn perform(
             Ok(work.tree.write_file(path.as_bytes(), *mode, Some(owner), time(*timestamp_ns), &mut data)?)
         }
         FileActionKind::Mkdir { path, mode, make_parents: _, owner, timestamp_ns } => {
-            let owner = owner_ids(work, owner.as_ref())?.or(Some((0, 0)));
+            let owner = owner_ids(work, owner.as_ref())?;
             work.tree.make_dirs(path.as_bytes(), *mode, owner, time(*timestamp_ns))?;
             Ok(())
         }
@@ -165,7 +165,10 @@ impl Source {
 }
 
 fn do_copy(source: &Source, copy: &CopyAction, work: &Work) -> Result<(), WorkerError> {
-    let is_local = matches!(source.tree, SourceTree::Local(_));
+    let local_owner = match &source.tree {
+        SourceTree::Local(local) => local.owner(),
+        SourceTree::Mounted(_) => None,
+    };
     let asked = owner_ids(work, copy.owner.as_ref())?;
     let mode = match &copy.mode {
         Some(text) => {
@@ -188,7 +191,7 @@ fn do_copy(source: &Source, copy: &CopyAction, work: &Work) -> Result<(), Worker
             if source.ignores(&full, is_dir) { Verdict::Exclude } else { filter.verdict(relative, is_dir) }
         };
         let options = CopyOptions {
-            owner: asked.or(is_local.then_some((0, 0))),
+            owner: asked.or(local_owner),
             mode: mode.as_ref(),
             filter: &verdict,
             ..CopyOptions::default()
@@ -214,7 +217,7 @@ fn destination(
     let parts: Vec<&[u8]> = components(dest).collect();
     let made = if as_folder { &parts[..] } else { &parts[..parts.len().saturating_sub(1)] };
     if copy.create_dest_path && !made.is_empty() {
-        work.tree.make_dirs(&made.join(&b'/'), folder_mode, Some(owner.unwrap_or((0, 0))), time)?;
+        work.tree.make_dirs(&made.join(&b'/'), folder_mode, owner, time)?;
     }
     let is_dir = source.view.node(&found.path)?.is_some_and(|n| n.kind == NodeType::Directory);
     let resolved = work.tree.resolve(&parts.join(&b'/'))?;
@@ -229,7 +232,7 @@ fn destination(
         return Ok(crate::local::joined(&resolved, &found.name));
     }
     if is_dir && copy.dir_copy_contents && there.is_none() && copy.create_dest_path {
-        work.tree.make_dirs(&resolved, folder_mode, Some(owner.unwrap_or((0, 0))), time)?;
+        work.tree.make_dirs(&resolved, folder_mode, owner, time)?;
     }
     Ok(resolved)
 }

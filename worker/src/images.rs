@@ -3,7 +3,7 @@
 
 use crate::layer::{Layer, Stack};
 use crate::meta::{ImageRow, LayerRow};
-use crate::store::{Store, now_s};
+use crate::store::Store;
 use crate::{Transfer, WorkerError};
 use kiln_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType,
@@ -12,7 +12,6 @@ use kiln_oci::{
 use kiln_registry::Client;
 use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
-use kiln_solver::ContentId;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -235,35 +234,30 @@ impl Images<'_> {
         }
         for result in unpacked {
             let (at, committed) = result?;
-            self.record(stack, at, &committed)?;
+            self.record(stack, at, committed)?;
         }
         Ok(())
     }
 
     /// Notes an unpacked layer; those below it are noted already.
-    fn record(&self, stack: &Stack, at: usize, committed: &Committed) -> Result<(), WorkerError> {
+    fn record(&self, stack: &Stack, at: usize, unpacked: Committed) -> Result<(), WorkerError> {
         let layer = &stack.0[at];
-        let depends = !committed.implied.is_empty() && at > 0;
-        if depends {
+        let depends = unpacked.depends_on_below();
+        let committed = if depends {
             let below: Vec<SnapshotId> =
-                stack.0[..at].iter().filter_map(|l| l.snapshot.get().cloned()).collect();
-            self.store.snapshots.settle(&committed.id, &below)?;
-        }
-        let row = LayerRow {
-            id: 0,
-            diff_id: committed.diff_id,
-            snapshot: committed.id,
-            content: ContentId(committed.content),
-            tar_bytes: committed.tar_bytes,
-            created_s: now_s(),
+                stack.0[..at].iter().filter_map(|l| l.snapshot.get().copied()).collect();
+            self.store.snapshots.settle(&unpacked.id, &below)?
+        } else {
+            unpacked
         };
-        let id = self.store.meta.add_layer(&row)?;
+        let id = self.store.meta.add_layer(&LayerRow::of(&committed))?;
         if depends {
             self.store.meta.add_rebased(&committed.diff_id, &stack.below(at), id)?;
         }
         if let Some(blob) = &layer.blob {
             self.store.meta.add_blob(&committed.diff_id, "pulled", blob)?;
         }
+        // Another thread may have set the same.
         let _ = layer.snapshot.set(committed.id);
         Ok(())
     }
@@ -370,7 +364,11 @@ fn choose(reference: &Reference, platform: &Platform, index: &Index) -> Result<D
         Some((_, descriptor)) => Ok(descriptor.clone()),
         None => {
             let has = images.filter_map(|d| d.platform.as_ref()).map(Platform::to_string).collect();
-            Err(WorkerError::NoPlatform { reference: reference.to_string(), platform: platform.to_string(), has })
+            Err(WorkerError::NoPlatform {
+                reference: reference.to_string(),
+                platform: platform.to_string(),
+                has,
+            })
         }
     }
 }

@@ -28,4 +28,4 @@ pub use kiln_runner::CancelToken;
 pub use meta::ImageRow;
 pub use output::{Form, Output};
 pub use progress::{Progress, ProgressSink, Transfer};
-pub use worker::{BuildRequest, BuildResult, Worker};
+pub use worker::{BuildRequest, BuildResult, LocalFolder, Worker};

@@ -1,5 +1,5 @@
 //! A folder of the user's as a source of files: read in place, seen through its ignore rules.
-//! Owners don't count: everything belongs to root. It does not know what is copied where.
+//! Owners don't count: everything belongs to root, but what an archive brought. It does not know what is copied where.
 
 use crate::WorkerError;
 use crate::memo::Memo;
@@ -16,23 +16,41 @@ pub(crate) struct LocalSource {
     tree: Tree,
     excludes: PatternList,
     memo: Memo,
+    keeps_owners: bool,
 }
 
 impl LocalSource {
-    /// Opens the folder at `path`; what `excludes` match is not in it.
-    pub fn open(path: &Path, excludes: &[String], memo: Memo) -> Result<LocalSource, WorkerError> {
+    /// Opens the folder at `path`; what `excludes` match is not in it. `keeps_owners` is for a folder that
+    /// was unpacked from an archive, which has owners of its own.
+    pub fn open(
+        path: &Path,
+        excludes: &[String],
+        memo: Memo,
+        keeps_owners: bool,
+    ) -> Result<LocalSource, WorkerError> {
         let excludes = PatternList::parse(excludes).map_err(|e| WorkerError::Copy(e.into()))?;
-        Ok(LocalSource { path: path.to_owned(), tree: Tree::open(path)?, excludes, memo })
+        Ok(LocalSource { path: path.to_owned(), tree: Tree::open(path)?, excludes, memo, keeps_owners })
     }
 
     /// The files of a step that is going on, none of them ignored.
     pub fn of_tree(tree: Tree) -> LocalSource {
-        LocalSource { path: PathBuf::new(), tree, excludes: PatternList::default(), memo: Memo::default() }
+        LocalSource {
+            path: PathBuf::new(),
+            tree,
+            excludes: PatternList::default(),
+            memo: Memo::default(),
+            keeps_owners: true,
+        }
     }
 
     /// Its folder, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The owner of what is copied from it: root, or none where files keep their own.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        (!self.keeps_owners).then_some((0, 0))
     }
 
     /// Its files.

@@ -14,8 +14,9 @@
 //! It does not know what a key means or what a snapshot holds.
 
 use crate::WorkerError;
+use crate::store::now_s;
 use kiln_oci::{Descriptor, DiffId, Digest, MediaType};
-use kiln_snapshotter::SnapshotId;
+use kiln_snapshotter::{Committed, SnapshotId};
 use kiln_solver::{CacheKey, ContentId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::{Path, PathBuf};
@@ -62,6 +63,20 @@ pub(crate) struct LayerRow {
     pub tar_bytes: u64,
     /// When it was made, in seconds since 1970.
     pub created_s: i64,
+}
+
+impl LayerRow {
+    /// A layer that is unpacked now, without a number yet.
+    pub fn of(committed: &Committed) -> LayerRow {
+        LayerRow {
+            id: 0,
+            diff_id: committed.diff_id,
+            snapshot: committed.id,
+            content: ContentId(committed.content),
+            tar_bytes: committed.tar_bytes,
+            created_s: now_s(),
+        }
+    }
 }
 
 /// An image's name and what it stands for.

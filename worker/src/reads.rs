@@ -12,6 +12,9 @@ pub(crate) fn digest(vertex: &Vertex, input: usize, view: &View) -> Result<Diges
     let mut digests = Vec::new();
     match &vertex.op {
         Op::File(file) => {
+            if file.actions.iter().any(|a| matches!(a.input, FileInput::Input(i) if is_this(i))) {
+                digests.push(selection::digest_of_all(view, b"")?);
+            }
             for action in &file.actions {
                 if let (Some(FileInput::Input(i)), FileActionKind::Copy(copy)) =
                     (action.secondary_input, &action.kind)

@@ -267,8 +267,8 @@ mod tests {
             assert!(std::fs::write(path, file).is_ok());
         }
         let excludes: Vec<String> = excludes.iter().map(|s| (*s).to_owned()).collect();
-        let local =
-            LocalSource::open(folder.path(), &excludes, Memo::default()).unwrap_or_else(|e| panic!("{e}"));
+        let local = LocalSource::open(folder.path(), &excludes, Memo::default(), false)
+            .unwrap_or_else(|e| panic!("{e}"));
         (folder, View::Local(Arc::new(local)))
     }
 

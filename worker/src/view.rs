@@ -143,7 +143,8 @@ fn local_node(local: &LocalSource, path: &[u8], stat: &NodeStat) -> Result<Node,
     let target = if stat.kind == NodeType::Symlink { local.tree().read_link(path)? } else { Vec::new() };
     let content = if stat.kind == NodeType::File { Content::ToRead(*stat) } else { Content::None };
     let NodeStat { kind, mode, special, .. } = *stat;
-    Ok(Node { kind, mode, uid: 0, gid: 0, target, device: special, xattrs: Vec::new(), content })
+    let (uid, gid) = local.owner().unwrap_or((stat.uid, stat.gid));
+    Ok(Node { kind, mode, uid, gid, target, device: special, xattrs: Vec::new(), content })
 }
 
 fn root_node() -> Node {

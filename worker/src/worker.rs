@@ -27,6 +27,15 @@ pub struct Worker {
     runtime: OnceLock<Runtime>,
 }
 
+/// A folder of the user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalFolder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether its files' owners count: only where an archive brought them.
+    pub keeps_owners: bool,
+}
+
 /// All that a build is made from.
 #[derive(Debug)]
 pub struct BuildRequest {
@@ -37,7 +46,7 @@ pub struct BuildRequest {
     /// The images that the graph names, by the identifier of their source.
     pub images: HashMap<String, Image>,
     /// The folders of local sources, by name.
-    pub locals: BTreeMap<String, PathBuf>,
+    pub locals: BTreeMap<String, LocalFolder>,
     /// Secrets, by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of ssh agents, by id.
@@ -153,7 +162,7 @@ impl Worker {
     /// Unpacks a tar, perhaps compressed, into a folder; whether it was one.
     pub fn unpack_context(&self, file: File, folder: &Path) -> Result<bool, WorkerError> {
         let to = Tree::open(folder)?;
-        Ok(extract_archive(file, &to, b"", &ExtractOptions { owner: Some((0, 0)), mtime: None })?)
+        Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
     }
 
     /// Brings a context from the network to `dest`: a folder, or, if that is what the web has, a file.

@@ -657,3 +657,31 @@ fn no_archive_leads_out_of_the_tree() {
         }
     }
 }
+
+#[test]
+fn over_layers_an_archive_changes_only_what_it_names() {
+    let store = crate::testing::Bench::new();
+    let rich = store.run(&[], &format!("mkdir root; {RICH}; cd ..; mv root/* .; rmdir root"));
+    let bench = Bench::new();
+    bench.python(
+        r#"
+put("filelink", body=b"file over link"); put("opt/tool", "link", to="new"); put("var/www", body=b"file over folder")
+put("data/real/kept.txt", "dir", mode=0o755); put("link/", "dir", mode=0o711); put("link/f", body=b"below")
+put("abslink/g"); put("hard", "hard", to="data/real/g")"#,
+    );
+    let active = store.store.prepare().unwrap();
+    let mount = store.store.mount(&[rich.id], &active).unwrap();
+    let file = File::open(bench.path("a.tar")).unwrap();
+    assert!(extract_archive(file, &mount.root().unwrap(), b"/", &ExtractOptions::default()).unwrap());
+    drop(mount);
+    let options = crate::CommitOptions::default();
+    let layer = store.store.commit(active, &[rich.id], &options).unwrap();
+    let changed = crate::testing::names(&layer);
+    let parents = ["data", "data/real", "opt", "var"];
+    let expect =
+        ["data/real/g", "data/real/kept.txt", "filelink", "hard", "link", "link/f", "opt/tool", "var/www"];
+    let mut expect: Vec<&str> = [&expect[..], &parents].concat();
+    expect.sort_unstable();
+    assert_eq!(changed, expect);
+    assert_eq!(store.viewed(&[&rich, &layer]), store.mounted(&[&rich, &layer]));
+}

@@ -66,7 +66,7 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
         .unwrap();
     let written = || {
         let folders = std::fs::read_dir(&bench.store.path).unwrap();
-        folders.flatten().any(|folder| folder.path().join("fs/written").exists())
+        folders.flatten().any(|folder| folder.path().join("fs/ready").exists())
     };
     for _ in 0..1000 {
         if written() {
@@ -74,13 +74,14 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    assert!(written());
+    assert!(written(), "the child has begun");
     bench.store.sweep().unwrap();
     assert!(written(), "the child lives");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(bench.store.sweep().unwrap() >= 100_000);
-    assert!(!written());
+    let freed = bench.store.sweep().unwrap();
+    assert!(!written(), "freed {freed}");
+    assert!(freed >= 100_000, "freed {freed}");
     assert_eq!(bench.store.ids(), [finished.id]);
     bench.store.mount(&[finished.id], &alive).unwrap();
 }
@@ -93,5 +94,7 @@ fn a_process_to_be_killed() {
     let active = store.prepare().unwrap();
     let mount = store.mount(&[], &active).unwrap();
     std::fs::write(reach(&mount).join("written"), vec![1; 100_000]).unwrap();
+    // Made last: the parent may kill this process as soon as it sees it.
+    std::fs::create_dir(reach(&mount).join("ready")).unwrap();
     std::thread::sleep(std::time::Duration::from_secs(60));
 }

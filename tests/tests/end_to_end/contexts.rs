@@ -75,10 +75,11 @@ fn a_dockerfile_on_standard_input_has_the_contexts_files() {
 }
 
 #[test]
-fn target_picks_a_stage_by_name_and_by_number() {
+fn target_picks_a_stage_by_its_name() {
     let context = on_busybox("FROM @ AS one\nRUN echo 1 > /one\nFROM one AS two\nRUN echo 2 > /two\n");
     context.image(["--target", "one"]).file_is("/one", "1\n").lacks("/two");
-    context.image(["--target", "0"]).file_is("/one", "1\n").lacks("/two");
+    context.image(["--target", "ONE"]).file_is("/one", "1\n").lacks("/two");
+    context.build(["--target", "0"]).fails_with(2).says("0");
     context.image(NONE).file_is("/one", "1\n").file_is("/two", "2\n");
 }
 

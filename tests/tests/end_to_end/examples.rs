@@ -36,7 +36,7 @@ fn examples_app_is_built_and_the_second_time_cached() {
     assert_eq!(image.config.config.user, "web");
     assert!(image.config.config.env.contains(&"PORT=8080".to_owned()));
     let second = context.kiln(args).run().success().does_not_say("made 2 pages");
-    assert!(second.stderr.matches("CACHED").count() >= 8, "{second}");
+    assert!(second.stderr.matches("CACHED").count() >= 5, "{second}");
     assert_eq!(image.digest, ImageAssert::of_archive(&archive).digest);
 }
 

@@ -77,13 +77,13 @@ fn what_dockerignore_names_never_reaches_the_image() {
 }
 
 #[test]
-fn copy_from_a_stage_takes_only_what_it_names() {
+fn copy_from_a_stage_takes_only_what_it_names_and_keeps_its_owner() {
     let context = on_busybox(
         "FROM @ AS maker\nRUN mkdir -p /out/sub && echo made > /out/made && echo left > /left && chown 7:8 /out/made\n\
          FROM scratch\nCOPY --from=maker /out /\n",
     );
     let image = context.image(NONE);
-    image.file_is("/made", "made\n").is("/made", 0o644, (0, 0)).lacks("/left").lacks("/bin/sh");
+    image.file_is("/made", "made\n").is("/made", 0o644, (7, 8)).lacks("/left").lacks("/bin/sh");
     assert_eq!(image.layers.len(), 1);
 }
 

@@ -158,6 +158,7 @@ fn an_image_that_is_not_there_is_named() {
         "no such",
         "404",
         "unknown",
+        "not in",
     ]);
 }
 

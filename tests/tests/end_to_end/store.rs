@@ -6,7 +6,8 @@ use serde_json::Value;
 
 fn built() -> TestContext {
     let context = on_busybox("FROM @\nENV A=1\nRUN echo x > /x\nCMD [\"sh\", \"-c\", \"true\"]\n");
-    context.build(["-t", "app:1.0", "-t", "example.org/team/app:two"]).success();
+    let finished = context.build(["-t", "app:1.0", "-t", "example.org/team/app:two"]).success();
+    assert!(finished.stdout.is_empty(), "standard output is for data: {finished}");
     context
 }
 
