@@ -23,10 +23,20 @@ pub(crate) fn parse_all(
         if names.is_empty() {
             return Err(CommandError::usage("--push", "needs a name: give one with --tag"));
         }
-        all.push(Output { form: Form::Registry, names: names.clone(), compress: Compress::default() });
+        all.push(Output {
+            form: Form::Registry,
+            names: names.clone(),
+            compress: Compress::default(),
+            rewrite_timestamp: false,
+        });
     }
     if load || all.is_empty() {
-        all.push(Output { form: Form::Store, names, compress: Compress::default() });
+        all.push(Output {
+            form: Form::Store,
+            names,
+            compress: Compress::default(),
+            rewrite_timestamp: false,
+        });
     }
     Ok(all)
 }
@@ -36,10 +46,16 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
     let usage = |problem: String| CommandError::usage(format!("--output {text}"), problem);
     if !text.contains('=') {
         let form = if text == "-" { Form::Tar(None) } else { Form::Local(PathBuf::from(text)) };
-        return Ok(Output { form, names: Vec::new(), compress: Compress::default() });
+        return Ok(Output {
+            form,
+            names: Vec::new(),
+            compress: Compress::default(),
+            rewrite_timestamp: false,
+        });
     }
     let (mut kind, mut dest, mut names, mut compress, mut push) =
         (None, None, Vec::new(), Compress::default(), false);
+    let mut rewrite_timestamp = false;
     for field in text.split(',') {
         let (key, value) = field.split_once('=').unwrap_or((field, "true"));
         match key.trim().to_ascii_lowercase().as_str() {
@@ -47,6 +63,7 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
             "dest" => dest = Some(value.to_owned()),
             "name" => names.push(reference("--output name", value)?),
             "push" => push = value == "true",
+            "rewrite-timestamp" => rewrite_timestamp = value == "true",
             "compression" => {
                 compress = match value {
                     "gzip" => Compress::Gzip,
@@ -93,7 +110,7 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
     {
         return Err(usage("dest is required where standard output is a terminal".to_owned()));
     }
-    Ok(Output { form, names, compress })
+    Ok(Output { form, names, compress, rewrite_timestamp })
 }
 
 fn is_terminal() -> bool {

@@ -79,6 +79,25 @@ impl Snapshotter {
         Ok(())
     }
 
+    /// Writes the tar of a layer with no time after `latest_s`, in seconds since 1970, and gives the digest
+    /// and the length of that tar.
+    pub fn write_layer_clamped(
+        &self,
+        id: &SnapshotId,
+        latest_s: i64,
+        out: &mut dyn Write,
+    ) -> Result<(kiln_oci::DiffId, u64), SnapshotError> {
+        let mut entries = self.index(id)?.entries.clone();
+        for (_, entry) in &mut entries {
+            if entry.mtime_s >= latest_s {
+                (entry.mtime_s, entry.mtime_ns) = (latest_s, 0);
+            }
+        }
+        let root = self.open_fs(id)?;
+        let written = write_tar(root.as_fd(), &entries, Reading::Again, out)?;
+        Ok((written.diff_id, written.bytes))
+    }
+
     /// The tree that finished layers make, from the lowest up.
     pub fn view(&self, layers: &[SnapshotId]) -> Result<TreeView, SnapshotError> {
         let indexes: Result<Vec<Arc<LayerIndex>>, SnapshotError> =

@@ -6,7 +6,7 @@ use crate::images::{Image, Images};
 use crate::layer::{Layer, Stack};
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
-use kiln_oci::{Descriptor, Digest, ImageConfig, Manifest, MediaType, Reference};
+use kiln_oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, MediaType, Reference};
 use kiln_snapshotter::compress::{Compression, Encoder};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -32,6 +32,13 @@ pub(crate) struct Exporter<'a> {
     pub progress: &'a ProgressSink<'a>,
 }
 
+/// The layers of a result as blobs, from the lowest up.
+#[derive(Debug, Default)]
+pub(crate) struct Blobs {
+    pub diff_ids: Vec<DiffId>,
+    pub descriptors: Vec<Descriptor>,
+}
+
 /// An image as documents: everything but its layers' bytes, which are in the content store.
 #[derive(Debug)]
 pub(crate) struct Documents {
@@ -49,12 +56,9 @@ impl Documents {
 
 impl Compress {
     /// The name of the form that a blob is remembered under: what makes its bytes is part of it.
-    fn form(self) -> &'static str {
-        match self {
-            Compress::None => "plain",
-            Compress::Gzip => "gzip-1",
-            Compress::Zstd => "zstd-1",
-        }
+    fn form(self) -> String {
+        let encoding = self.encoding();
+        format!("{} level {}", encoding.encoder_version(), encoding.default_level())
     }
 
     fn encoding(self) -> Compression {
@@ -88,22 +92,25 @@ impl Exporter<'_> {
         Ok(done)
     }
 
-    /// The blobs of a result's layers, made where they are not here yet.
+    /// The blobs of a result's layers and the digests of their tars; made where they are not here yet. With
+    /// `latest_s`, layers that were made here have no time after it.
     pub fn blobs(
         &self,
         stack: &Stack,
         compress: Compress,
         docker: bool,
-    ) -> Result<Vec<Descriptor>, WorkerError> {
-        let mut blobs = Vec::new();
+        latest_s: Option<i64>,
+    ) -> Result<Blobs, WorkerError> {
+        let mut all = Blobs::default();
         for (at, layer) in stack.0.iter().enumerate() {
-            let blob = match self.pulled_blob(layer)? {
-                Some(blob) => blob,
-                None => self.made_blob(stack, at, compress)?,
+            let (diff_id, blob) = match self.pulled_blob(layer)? {
+                Some(blob) => (layer.diff_id, blob),
+                None => self.made_blob(stack, at, compress, latest_s)?,
             };
-            blobs.push(Descriptor { media_type: spelled(&blob.media_type, docker), ..blob });
+            all.diff_ids.push(diff_id);
+            all.descriptors.push(Descriptor { media_type: spelled(&blob.media_type, docker), ..blob });
         }
-        Ok(blobs)
+        Ok(all)
     }
 
     /// The blob that a layer came as.
@@ -115,28 +122,51 @@ impl Exporter<'_> {
         Ok(self.store.content.has(&blob).then_some(blob))
     }
 
-    fn made_blob(&self, stack: &Stack, at: usize, compress: Compress) -> Result<Descriptor, WorkerError> {
+    fn made_blob(
+        &self,
+        stack: &Stack,
+        at: usize,
+        compress: Compress,
+        latest_s: Option<i64>,
+    ) -> Result<(DiffId, Descriptor), WorkerError> {
         let layer: &Arc<Layer> = &stack.0[at];
-        if let Some(blob) = self.store.meta.blob(&layer.diff_id, compress.form())?
+        let suffix = latest_s.map_or_else(String::new, |s| format!(" until {s}"));
+        let (form, tar_form) = (compress.form() + &suffix, "tar".to_owned() + &suffix);
+        let tar = match latest_s {
+            Some(_) => self.store.meta.blob(&layer.diff_id, &tar_form)?.map(|tar| DiffId(tar.digest)),
+            None => Some(layer.diff_id),
+        };
+        if let Some(diff_id) = tar
+            && let Some(blob) = self.store.meta.blob(&layer.diff_id, &form)?
             && self.store.content.has(&blob)
         {
-            return Ok(blob);
+            return Ok((diff_id, blob));
         }
-        let snapshots = self.images.unpacked(stack)?;
-        let id = &snapshots[at];
+        let id = self.images.unpacked(stack)?[at];
         let mut writer = self.store.content.writer()?;
         let name = format!("compressing layer {}", &layer.diff_id.0.hex()[..12]);
-        self.task(&name, || {
+        let (diff_id, tar_bytes) = self.task(&name, || {
             let failed = |e| WorkerError::io("compress", "a layer")(e);
             let buffered = BufWriter::with_capacity(1 << 20, &mut writer);
             let mut out = Encoder::new(buffered, compress.encoding(), None).map_err(failed)?;
-            self.store.snapshots.write_layer(id, &mut out)?;
-            out.finish().and_then(|mut w| w.flush()).map_err(failed)
+            let written = match latest_s {
+                Some(latest_s) => self.store.snapshots.write_layer_clamped(&id, latest_s, &mut out)?,
+                None => {
+                    self.store.snapshots.write_layer(&id, &mut out)?;
+                    (layer.diff_id, 0)
+                }
+            };
+            out.finish().and_then(|mut w| w.flush()).map_err(failed)?;
+            Ok(written)
         })?;
         let (digest, size) = writer.commit()?;
         let blob = Descriptor::new(compress.media_type(), digest, size);
-        self.store.meta.add_blob(&layer.diff_id, compress.form(), &blob)?;
-        Ok(blob)
+        self.store.meta.add_blob(&layer.diff_id, &form, &blob)?;
+        if latest_s.is_some() {
+            let tar = Descriptor::new(MediaType::OciLayer, diff_id.0, tar_bytes);
+            self.store.meta.add_blob(&layer.diff_id, &tar_form, &tar)?;
+        }
+        Ok((diff_id, blob))
     }
 
     /// The manifest and config of a result whose blobs are here.
@@ -207,8 +237,8 @@ impl Exporter<'_> {
                 Documents { manifest, manifest_bytes: bytes.clone() }
             }
             None => {
-                let blobs = self.blobs(&stack, Compress::Gzip, false)?;
-                self.documents(&image.config, blobs, false, BTreeMap::new())?
+                let blobs = self.blobs(&stack, Compress::Gzip, false, None)?;
+                self.documents(&image.config, blobs.descriptors, false, BTreeMap::new())?
             }
         };
         let name = format!("pushing {to}");

@@ -8,7 +8,7 @@ use crate::meta::ImageRow;
 use crate::store::now_s;
 use crate::worker::{BuildRequest, BuildResult};
 use jiff::Timestamp;
-use kiln_oci::{Descriptor, ImageConfig, Index, MediaType, Reference};
+use kiln_oci::{Descriptor, History, ImageConfig, Index, MediaType, Reference};
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
 use kiln_snapshotter::{CopyOptions, NodeType, Tree, Verdict, copy_tree};
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ pub struct Output {
     pub names: Vec<Reference>,
     /// How layers that are made here are compressed.
     pub compress: Compress,
+    /// Whether layers that are made here have no time after the source's date.
+    pub rewrite_timestamp: bool,
 }
 
 /// The forms of an output.
@@ -62,7 +64,7 @@ pub(crate) fn write_all(
     }
     let mut result = BuildResult { config_digest: Some(config_digest), ..BuildResult::default() };
     for output in &request.outputs {
-        let made = write(exporter, output, &config, &request.annotations, stack)?;
+        let made = write(exporter, output, &config, request, stack)?;
         if let Some(documents) = &made {
             result.manifest = Some(documents.descriptor());
         }
@@ -75,13 +77,17 @@ fn write(
     exporter: &Exporter<'_>,
     output: &Output,
     config: &ImageConfig,
-    annotations: &BTreeMap<String, String>,
+    request: &BuildRequest,
     stack: &Stack,
 ) -> Result<Option<Documents>, WorkerError> {
+    let (annotations, epoch_s) = (&request.annotations, request.source_date_epoch_s);
     let documents = |docker: bool| {
         exporter.task("exporting layers", || {
-            let blobs = exporter.blobs(stack, output.compress, docker)?;
-            exporter.documents(config, blobs, docker, annotations.clone())
+            let latest_s = epoch_s.filter(|_| output.rewrite_timestamp);
+            let blobs = exporter.blobs(stack, output.compress, docker, latest_s)?;
+            let mut config = config.clone();
+            config.rootfs.diff_ids = blobs.diff_ids;
+            exporter.documents(&config, blobs.descriptors, docker, annotations.clone())
         })
     };
     match &output.form {
@@ -130,6 +136,7 @@ fn finished(request: &BuildRequest, stack: &Stack) -> ImageConfig {
     config.rootfs.diff_ids = stack.diff_ids();
     let epoch = request.source_date_epoch_s;
     let text = |s: i64| Timestamp::from_second(s).map_or_else(|_| String::new(), |t| t.to_string());
+    add_missing_history(&mut config, stack.0.len());
     let mut layers = stack.0.iter();
     let first_made = stack.0.iter().find_map(|l| l.created_s);
     let mut last = first_made;
@@ -149,6 +156,13 @@ fn finished(request: &BuildRequest, stack: &Stack) -> ImageConfig {
         }
     }
     config
+}
+
+/// Sees to it that each layer has its line in the history: a folder as a base has none of its own.
+fn add_missing_history(config: &mut ImageConfig, layers: usize) {
+    let told = config.history.iter().filter(|line| !line.empty_layer).count();
+    let line = || History { created_by: "FROM context".to_owned(), ..History::default() };
+    config.history.splice(0..0, std::iter::repeat_with(line).take(layers.saturating_sub(told)));
 }
 
 fn store_names(
