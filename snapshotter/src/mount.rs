@@ -13,6 +13,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
 };
+use rustix::thread::UnshareFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How many layers overlayfs can stack.
@@ -87,6 +88,22 @@ impl Snapshotter {
             }
             None => None,
         };
+        // A thread that takes the folder of the snapshots for its root: the kernel then writes down the
+        // layers' names beneath that, and what is mounted does not tell where the store is.
+        let nameless = std::thread::scope(|scope| {
+            let mount = || -> Option<Mount> {
+                own_root().ok()?;
+                rustix::process::fchdir(&self.dir).ok()?;
+                rustix::process::chroot(".").ok()?;
+                let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+                self.configure(&context, &lower, upper.as_ref()).ok()
+            };
+            scope.spawn(mount).join().ok().flatten()
+        });
+        if let Some(mount) = nameless {
+            return Ok(mount);
+        }
+        // What went wrong is told by doing it once more without; kernels before 6.13 know no other way.
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(cannot("mount", b"overlay"))?;
         self.configure(&context, &lower, upper.as_ref()).map_err(|source| SnapshotError::Overlay {
             layers: layers.len(),
@@ -131,6 +148,14 @@ impl Snapshotter {
             done => done,
         }
     }
+}
+
+/// Lets the calling thread have a root and a current folder of its own.
+#[expect(unsafe_code, reason = "rustix cannot know which flags are harmless")]
+fn own_root() -> rustix::io::Result<()> {
+    // SAFETY: FS alone is unshared, no descriptors and no memory: nothing that another thread, or a value of
+    // this one, relies on changes.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }
 }
 
 struct Folder {

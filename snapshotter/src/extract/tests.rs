@@ -1,3 +1,5 @@
+//! Claims about unpacking: the results of BuildKit rebuilt with archives of other tools, and breakouts.
+
 use super::*;
 use crate::tree::NodeType;
 use std::os::unix::fs::MetadataExt as _;
