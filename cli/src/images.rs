@@ -59,7 +59,7 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
     let head = ["NAME", "ID", "PLATFORM", "CREATED", "SIZE"].map(str::to_owned);
     let mut rows = vec![head];
     for (row, config) in images {
-        let name = row.name.parse::<kiln_oci::Reference>().map_or(row.name.clone(), |r| r.familiar());
+        let name = familiar(&row.name);
         let created = config.created.clone().unwrap_or_default();
         let created = created.get(..19).unwrap_or(&created).replace('T', " ");
         let id = row.config.hex()[..12].to_owned();
@@ -74,6 +74,11 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
         out.push('\n');
     }
     print(&out)
+}
+
+/// A name as people write it.
+fn familiar(name: &str) -> String {
+    name.parse::<kiln_oci::Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
 /// Bytes in the units of 1000 that Docker uses.
@@ -93,8 +98,8 @@ pub(crate) fn inspect(worker: &Worker, args: &InspectArgs) -> Result<(), Command
     let mut all = Vec::new();
     for name in &args.names {
         let (row, image) = worker.find(&reference("NAME", name)?)?;
-        let names: Vec<String> =
-            worker.list()?.into_iter().filter(|(r, _)| r.config == row.config).map(|(r, _)| r.name).collect();
+        let same = worker.list()?.into_iter().filter(|(other, _)| other.config == row.config);
+        let names: Vec<String> = same.map(|(other, _)| familiar(&other.name)).collect();
         all.push(serde_json::json!({
             "Id": row.config,
             "RepoTags": names,
