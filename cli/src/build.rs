@@ -301,9 +301,13 @@ fn by_identifier(lowered: &Lowered, images: Vec<Image>) -> HashMap<String, Image
     let mut known = HashMap::new();
     for vertex in lowered.definition.vertices() {
         let Some(identifier) = kiln_frontend::image_identifier(vertex) else { continue };
+        let Ok(named) = identifier.trim_start_matches("docker-image://").parse::<Reference>() else {
+            continue;
+        };
         let same = |image: &&Image| {
-            identifier.ends_with(&image.digest.to_string())
-                && identifier.contains(image.reference.repository())
+            let asked = &image.reference;
+            named.digest() == Some(image.digest)
+                && (named.registry(), named.repository()) == (asked.registry(), asked.repository())
         };
         if let Some(image) = images.iter().find(same) {
             known.insert(identifier.to_owned(), image.clone());

@@ -7,16 +7,17 @@
 //! <root>/ingest/<random>           a blob that is being written
 //! ```
 //! A blob is written to `ingest` while it is hashed, then synced and renamed, so that a digest that
-//! resolves always has its bytes. A file in `ingest` that nobody holds a lock on is garbage.
+//! resolves always has its bytes. A file in `ingest` that nobody holds a lock on is garbage. Its name is
+//! random: processes that share a store need not share the numbers of their processes.
 //! It does not know what the blobs are.
 
 use crate::{Descriptor, Digest, Hasher};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
-use std::fs::File;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use std::fs::{File, TryLockError};
+use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A content store.
 #[derive(Debug)]
@@ -58,7 +59,9 @@ pub enum LayoutError {
     },
 }
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
+const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+const EMPTY_INDEX: &str =
+    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 impl Layout {
     /// Opens the store at `root`, and makes it if it is not there.
@@ -70,18 +73,6 @@ impl Layout {
         for folder in ["blobs/sha256", "ingest"] {
             std::fs::create_dir_all(root.join(folder)).map_err(fail("create a folder"))?;
         }
-        for (name, text) in [
-            ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
-            (
-                "index.json",
-                r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#,
-            ),
-        ] {
-            let path = root.join(name);
-            if !path.exists() {
-                std::fs::write(path, text).map_err(fail("write a file"))?;
-            }
-        }
         let folder = |name: &str| {
             rustix::fs::open(
                 root.join(name),
@@ -91,7 +82,26 @@ impl Layout {
             .map_err(io::Error::from)
             .map_err(fail("open a folder"))
         };
-        Ok(Layout { root: root.to_owned(), blobs: folder("blobs/sha256")?, ingest: folder("ingest")? })
+        let (blobs, ingest) = (folder("blobs/sha256")?, folder("ingest")?);
+        let layout = Layout { root: root.to_owned(), blobs, ingest };
+        layout.describe()?;
+        Ok(layout)
+    }
+
+    /// Writes what says that the folder is an OCI layout, if it is not there.
+    fn describe(&self) -> Result<(), LayoutError> {
+        for (name, text) in [("oci-layout", OCI_LAYOUT), ("index.json", EMPTY_INDEX)] {
+            let path = self.root.join(name);
+            if std::fs::metadata(&path).is_ok_and(|m| m.len() > 0) {
+                continue;
+            }
+            let (temporary, mut file) = self.begin()?;
+            let written = file.write_all(text.as_bytes());
+            written
+                .and_then(|()| std::fs::rename(self.root.join("ingest").join(temporary), path))
+                .map_err(|e| self.io("write a file", e))?;
+        }
+        Ok(())
     }
 
     /// Its folder.
@@ -146,21 +156,43 @@ impl Layout {
 
     /// Starts a new blob.
     pub fn writer(&self) -> Result<BlobWriter<'_>, LayoutError> {
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(&self.ingest, &name, flags, Mode::from_raw_mode(0o600));
-        let fd = open().or_else(|e| {
-            if e != rustix::io::Errno::EXIST {
-                return Err(e);
-            }
-            // A dead process of the same id left it behind.
-            rustix::fs::unlinkat(&self.ingest, &name, AtFlags::empty())?;
-            open()
-        });
-        let file = File::from(fd.map_err(|e| self.io("create a blob", e.into()))?);
-        // Held until the file is closed: so a sweep can tell a live blob from a dead one.
-        file.lock_shared().map_err(|e| self.io("lock a blob", e))?;
+        let (name, file) = self.begin()?;
         Ok(BlobWriter { layout: self, name, file, hasher: Hasher::new(), bytes: 0, done: false })
+    }
+
+    /// A new, locked file in `ingest`, and its name.
+    fn begin(&self) -> Result<(String, File), LayoutError> {
+        loop {
+            let name = random_name();
+            if let Some(file) = self.begin_as(&name)? {
+                return Ok((name, file));
+            }
+        }
+    }
+
+    /// A new, locked file of this name; `None` if the name is taken, or a sweep took the file.
+    fn begin_as(&self, name: &str) -> Result<Option<File>, LayoutError> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.ingest, name, flags, Mode::from_raw_mode(0o600)) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::EXIST) => return Ok(None),
+            Err(e) => return Err(self.io("create a blob", e.into())),
+        };
+        // Held until the file is closed: so a sweep can tell a live blob from a dead one.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(self.leads_to(name, &file).then_some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(self.io("lock a blob", e)),
+        }
+    }
+
+    /// Whether a name in `ingest` is that of this file.
+    fn leads_to(&self, name: &str, file: &File) -> bool {
+        let there = rustix::fs::statat(&self.ingest, name, AtFlags::SYMLINK_NOFOLLOW);
+        match (there, rustix::fs::fstat(file)) {
+            (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
+            _ => false,
+        }
     }
 
     /// Stores `bytes` and gives their digest.
@@ -195,7 +227,9 @@ impl Layout {
         let folder = self.root.join("ingest");
         for entry in std::fs::read_dir(&folder).map_err(|e| self.io("list unfinished blobs", e))?.flatten() {
             let Ok(file) = File::open(entry.path()) else { continue };
-            if file.try_lock().is_ok() {
+            let name = entry.file_name();
+            let dead = file.try_lock().is_ok() && name.to_str().is_some_and(|n| self.leads_to(n, &file));
+            if dead {
                 freed += file.metadata().map_or(0, |m| m.len());
                 std::fs::remove_file(entry.path()).map_err(|e| self.io("remove an unfinished blob", e))?;
             }
@@ -252,9 +286,11 @@ impl BlobWriter<'_> {
         let io = |action| move |e: rustix::io::Errno| layout.io(action, e.into());
         rustix::fs::fchmod(&self.file, Mode::from_raw_mode(0o444)).map_err(io("protect a blob"))?;
         self.file.sync_data().map_err(|e| self.layout.io("sync a blob", e))?;
-        let hex = digest.hex();
-        let (from, to) = (&self.layout.ingest, &self.layout.blobs);
-        rustix::fs::renameat_with(from, &self.name, to, &hex, RenameFlags::empty())
+        // Another's bytes must never get this blob's name.
+        if !layout.leads_to(&self.name, &self.file) {
+            return Err(io("name a blob")(rustix::io::Errno::NOENT));
+        }
+        rustix::fs::renameat(&layout.ingest, &self.name, &layout.blobs, digest.hex())
             .map_err(io("name a blob"))?;
         self.done = true;
         rustix::fs::fsync(&self.layout.blobs).map_err(io("sync the blobs' folder"))
@@ -276,11 +312,17 @@ impl Write for BlobWriter<'_> {
 
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && self.layout.leads_to(&self.name, &self.file) {
             // Nothing more can be done about a file that can't be removed; the sweep will find it.
             let _ = rustix::fs::unlinkat(&self.layout.ingest, &self.name, AtFlags::empty());
         }
     }
+}
+
+/// A name that nobody else has: making its file is what decides.
+fn random_name() -> String {
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
 }
 
 #[cfg(test)]
@@ -313,6 +355,50 @@ mod tests {
         assert_eq!(layout.put(b"content")?, digest);
         assert_eq!(layout.read(&digest, 100)?, b"content");
         assert_eq!(layout.digests()?, [digest]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_left_to_its_writer() -> Result<(), LayoutError> {
+        let (folder, layout) = store();
+        let other = Layout::open(folder.path())?;
+        let mut live = layout.writer()?;
+        assert!(live.write_all(b"mine").is_ok());
+        assert!(other.begin_as(&live.name)?.is_none());
+        let (digest, _) = live.commit()?;
+        assert_eq!(other.read(&digest, 100)?, b"mine");
+        Ok(())
+    }
+
+    #[test]
+    fn bytes_that_took_the_place_of_a_blobs_own_get_no_digest() -> Result<(), LayoutError> {
+        let (folder, layout) = store();
+        let mut writer = layout.writer()?;
+        assert!(writer.write_all(b"mine").is_ok());
+        let path = folder.path().join("ingest").join(&writer.name);
+        assert!(std::fs::remove_file(&path).and_then(|()| std::fs::write(&path, b"other")).is_ok());
+        assert!(writer.commit().is_err());
+        assert_eq!(layout.digests()?, []);
+        assert_eq!(std::fs::read(&path).ok().as_deref(), Some(&b"other"[..]));
+        Ok(())
+    }
+
+    #[test]
+    fn writers_of_many_processes_never_share_a_file() -> Result<(), LayoutError> {
+        let (folder, _) = store();
+        std::thread::scope(|scope| {
+            for i in 0..8u8 {
+                let root = folder.path();
+                scope.spawn(move || {
+                    let layout = Layout::open(root).unwrap_or_else(|e| panic!("{e}"));
+                    for j in 0..20u8 {
+                        let digest = layout.put(&[i, j]).unwrap_or_else(|e| panic!("{e}"));
+                        assert!(layout.sweep().is_ok());
+                        assert_eq!(layout.read(&digest, 10).ok().as_deref(), Some(&[i, j][..]));
+                    }
+                });
+            }
+        });
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 use rustix::thread::UnshareFlags;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How many layers overlayfs can stack.
@@ -64,6 +65,7 @@ impl Snapshotter {
     }
 
     fn overlay(&self, layers: &[SnapshotId], active: Option<&Active>) -> Result<Mount, SnapshotError> {
+        let layers = &highest_only(layers);
         if layers.len() > MAX_LAYERS {
             return Err(SnapshotError::TooManyLayers { count: layers.len(), limit: MAX_LAYERS });
         }
@@ -148,6 +150,15 @@ impl Snapshotter {
             done => done,
         }
     }
+}
+
+/// The layers without the lower ones of those that come twice, which overlayfs refuses. The highest hides
+/// all that the same layer further down could show.
+fn highest_only(layers: &[SnapshotId]) -> Vec<SnapshotId> {
+    let mut seen = HashSet::new();
+    let mut kept: Vec<SnapshotId> = layers.iter().rev().filter(|id| seen.insert(**id)).copied().collect();
+    kept.reverse();
+    kept
 }
 
 /// Lets the calling thread have a root and a current folder of its own.

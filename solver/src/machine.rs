@@ -50,7 +50,15 @@ pub enum Action {
     },
     /// Bring a source's files here: answered by [`Event::Fetched`].
     Fetch(VertexId),
-    /// Do it: answered by [`Event::Ran`]. The result is to be known under the keys.
+    /// Let what a vertex made be known under one more key: answered by [`Event::Remembered`].
+    Remember {
+        /// The vertex.
+        vertex: VertexId,
+        /// The key.
+        key: CacheKey,
+    },
+    /// Do it: answered by [`Event::Ran`]. The result is to be known under the keys, unless what was read
+    /// is no longer what they stand for.
     Run {
         /// The vertex.
         vertex: VertexId,
@@ -102,7 +110,12 @@ pub enum Event {
         vertex: VertexId,
         /// The content of each of its outputs.
         outputs: Vec<ContentId>,
+        /// Where a user's folder has changed since the key was made: for each input that is one, the hash
+        /// of what was really read. Otherwise empty.
+        changed: Vec<(usize, Digest)>,
     },
+    /// What a vertex made is known under one more key.
+    Remembered(VertexId),
     /// An action on a vertex failed. Nothing new is begun; what runs may end.
     Failed(VertexId),
 }
@@ -195,6 +208,9 @@ pub struct Solver {
     states: Vec<State>,
     wants: Vec<Want>,
     dependants: Vec<Vec<VertexId>>,
+    /// Whether what is known of a vertex by how it is made may be stale: it, or what it is made of, is
+    /// to be done anew.
+    anew: Vec<bool>,
     actions: VecDeque<Action>,
     ready: VecDeque<VertexId>,
     touched: Vec<VertexId>,
@@ -209,7 +225,9 @@ impl Solver {
     pub fn new(definition: Definition, jobs: usize) -> Solver {
         let count = definition.vertices().len();
         let mut dependants = vec![Vec::new(); count];
+        let mut anew = vec![false; count];
         for (i, vertex) in definition.vertices().iter().enumerate() {
+            anew[i] = vertex.metadata.ignore_cache || vertex.inputs.iter().any(|e| anew[e.vertex.index()]);
             for edge in &vertex.inputs {
                 let list: &mut Vec<VertexId> = &mut dependants[edge.vertex.index()];
                 let id = VertexId(i as u32);
@@ -224,6 +242,7 @@ impl Solver {
             states: vec![State::Idle; count],
             wants: vec![Want::Nothing; count],
             dependants,
+            anew,
             actions: VecDeque::new(),
             ready: VecDeque::new(),
             touched: Vec::new(),
@@ -283,12 +302,15 @@ impl Solver {
                     self.set(vertex, done);
                 }
             }
-            Event::Ran { vertex, outputs } => {
+            Event::Ran { vertex, outputs, changed } => {
                 self.running -= 1;
                 if let State::Running { key } = self.states[vertex.index()] {
+                    let key =
+                        if changed.is_empty() { key } else { self.rekeyed(vertex, &changed).unwrap_or(key) };
                     self.set(vertex, State::Done { key: Some(key), outputs, files: true });
                 }
             }
+            Event::Remembered(_) => {}
             Event::Failed(vertex) => {
                 if matches!(self.states[vertex.index()], State::Running { .. }) {
                     self.running -= 1;
@@ -319,6 +341,31 @@ impl Solver {
             State::Identified { content, .. } => Some(*content),
             _ => None,
         }
+    }
+
+    /// The key of a vertex that read something else than its key stood for. All that was worked out from
+    /// the old one is forgotten.
+    fn rekeyed(&mut self, vertex: VertexId, changed: &[(usize, Digest)]) -> Option<CacheKey> {
+        let this = self.definition.vertex(vertex);
+        let known = this.inputs.iter().enumerate().map(|(i, edge)| {
+            let read = changed.iter().find(|(input, _)| *input == i);
+            read.map(|(_, digest)| InputKey::Selection(*digest)).or_else(|| self.chain_key(edge))
+        });
+        let inputs = known.collect::<Option<Vec<InputKey>>>()?;
+        let key = StepInputs { op: &this.op, platform: this.platform.as_ref(), inputs: &inputs }.key();
+        self.actions.push_back(Action::Remember { vertex, key });
+        let mut stale = self.dependants[vertex.index()].clone();
+        while let Some(dependant) = stale.pop() {
+            let state = &self.states[dependant.index()];
+            if !matches!(
+                state,
+                State::Idle | State::Ready { .. } | State::Running { .. } | State::Done { .. }
+            ) {
+                stale.extend_from_slice(&self.dependants[dependant.index()]);
+                self.set(dependant, State::Idle);
+            }
+        }
+        Some(key)
     }
 
     fn selected(&mut self, vertex: VertexId, input: usize, digest: Digest) {
@@ -470,7 +517,7 @@ impl Solver {
             if known {
                 self.set(vertex, State::Ready { keys: vec![key] });
             }
-        } else if this.metadata.ignore_cache {
+        } else if self.anew[vertex.index()] {
             self.set(vertex, State::Gathering { key, inputs });
         } else {
             self.actions.push_back(Action::LookUp { vertex, key, alias: None });

@@ -15,7 +15,10 @@ struct World {
     records: HashMap<CacheKey, Vec<ContentId>>,
     contents: HashMap<String, &'static str>,
     log: Vec<String>,
+    made: HashMap<VertexId, Vec<ContentId>>,
     fails: BTreeSet<String>,
+    /// Vertices whose source changes before they read it, and the hash of what they read then.
+    changing: HashMap<String, &'static str>,
     most_at_once: usize,
 }
 
@@ -103,6 +106,10 @@ impl World {
             Action::Load { vertex, key } => {
                 Event::Loaded { vertex, outputs: self.records.get(&key).cloned() }
             }
+            Action::Remember { vertex, key } => {
+                self.records.insert(key, self.made[&vertex].clone());
+                Event::Remembered(vertex)
+            }
             Action::Fetch(vertex) => {
                 self.log.push(format!("fetch {}", Self::name(graph, vertex)));
                 Event::Fetched(vertex)
@@ -114,10 +121,14 @@ impl World {
                     return Event::Failed(vertex);
                 }
                 let outputs = vec![self.content(&name)];
-                for key in keys {
-                    self.records.insert(key, outputs.clone());
+                self.made.insert(vertex, outputs.clone());
+                let changed = self.changing.remove(&name).map(|read| (1, digest(read)));
+                if changed.is_none() {
+                    for key in keys {
+                        self.records.insert(key, outputs.clone());
+                    }
                 }
-                Event::Ran { vertex, outputs }
+                Event::Ran { vertex, outputs, changed: changed.into_iter().collect() }
             }
         }
     }
@@ -215,6 +226,25 @@ fn a_step_that_makes_the_same_tree_again_leaves_what_follows_cached() {
 }
 
 #[test]
+fn a_file_that_changes_during_the_build_spoils_no_key() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let context = graph.source("local://context");
+    let copy = graph.copy("a", context, base);
+    let run = graph.run("make", copy);
+    let part = "copy a of local://context";
+    world.contents.insert(part.into(), "one");
+    world.changing.insert("copy a".into(), "two");
+    world.contents.insert("copy a".into(), "with two");
+    world.solve(&graph, run, 4);
+    // With the old file again nothing of that build counts; with the new one all of it does.
+    world.contents.insert("copy a".into(), "with one");
+    assert_eq!(world.solve(&graph, run, 4).1[2..], ["run copy a", "run make"]);
+    world.contents.insert(part.into(), "two");
+    assert_eq!(world.solve(&graph, run, 4).1, ["select copy a of local://context"]);
+}
+
+#[test]
 fn a_stage_that_made_the_same_file_leaves_the_copy_of_it_cached() {
     let (mut graph, mut world) = (Graph::default(), World::default());
     let base = graph.source("docker-image://base");
@@ -267,6 +297,23 @@ fn no_cache_runs_a_step_again_but_its_result_is_remembered() {
     let anew = graph.0.add(anew);
     assert_eq!(world.solve(&graph, anew, 4).1, ["fetch docker-image://base", "run make"]);
     assert_eq!(world.solve(&graph, run, 4).1, [""; 0]);
+}
+
+#[test]
+fn a_stage_that_is_done_anew_is_not_passed_over_by_a_copy_of_it() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let make = graph.run("make", base);
+    let copy = graph.copy("/out", make, base);
+    world.solve(&graph, copy, 4);
+    let mut anew = graph.0.vertex(make).clone();
+    anew.metadata.ignore_cache = true;
+    let anew = graph.0.add(anew);
+    let copy = graph.copy("/out", anew, base);
+    let log = world.solve(&graph, copy, 4).1;
+    assert_eq!(log, ["fetch docker-image://base", "run make", "select copy /out of make"]);
+    world.contents.insert("copy /out of make".into(), "other");
+    assert_eq!(world.solve(&graph, copy, 4).1.last().map(String::as_str), Some("run copy /out"));
 }
 
 #[test]

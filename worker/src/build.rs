@@ -8,7 +8,7 @@ use crate::layer::{Layer, Stack};
 use crate::local::LocalSource;
 use crate::memo::Memo;
 use crate::progress::{Progress, ProgressSink};
-use crate::store::Store;
+use crate::store::{Store, now_s};
 use crate::view::View;
 use crate::{BuildRequest, LocalFolder, WorkerError};
 use kiln_oci::{ChainId, Digest, Hasher};
@@ -19,6 +19,7 @@ use kiln_solver::{
 };
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,10 @@ use std::time::{Duration, Instant};
 
 /// How long the loop waits before it looks whether the user has stopped the build.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
+/// The stack of a thread that may walk a deep tree; only what is used of it is memory.
+const STACK_BYTES: usize = 64 << 20;
+/// How often a copy is done over because its source changed meanwhile.
+const COPIES_MAX: usize = 4;
 
 /// A build that is going on.
 pub(crate) struct Build<'a> {
@@ -38,10 +43,18 @@ pub(crate) struct Build<'a> {
     /// The images that the graph names, by identifier.
     pub known_images: HashMap<String, Arc<Image>>,
     results: Mutex<HashMap<VertexId, Vec<Stack>>>,
+    /// What steps added that read something else than their keys stood for.
+    unrecorded: Mutex<HashMap<VertexId, Vec<Vec<i64>>>>,
+    /// What was last read of the user's folders: by vertex and input.
+    selected: Mutex<HashMap<(VertexId, usize), Digest>>,
     locals: Mutex<HashMap<VertexId, Arc<LocalSource>>>,
     committed: AtomicBool,
     begun_caches: Mutex<HashSet<String>>,
 }
+
+/// What a step added to its outputs, and what it read of the user's folders where that is not what its keys
+/// stand for.
+type Performed = (Vec<Vec<i64>>, Vec<(usize, Digest)>);
 
 /// What a thread reports: an event for the solver, or why there is none.
 struct Report {
@@ -71,6 +84,8 @@ impl<'a> Build<'a> {
             cancel,
             known_images,
             results: Mutex::default(),
+            unrecorded: Mutex::default(),
+            selected: Mutex::default(),
             locals: Mutex::default(),
             committed: AtomicBool::new(false),
             begun_caches: Mutex::default(),
@@ -94,7 +109,7 @@ impl<'a> Build<'a> {
 
     /// Whether a layer was made or unpacked, so that the store must be synced before a name is given.
     pub fn made_something(&self) -> bool {
-        self.committed.load(Ordering::Relaxed)
+        self.committed.load(Ordering::Relaxed) || self.images.made_something()
     }
 
     /// Notes that a layer was made.
@@ -125,7 +140,7 @@ impl<'a> Build<'a> {
                 Err(error) => {
                     // The first failure is the one that is shown; those that follow come of stopping.
                     if failure.is_none() {
-                        self.cancel_steps_after(&error);
+                        self.cancel.cancel();
                         failure = Some((vertex, error));
                     }
                     solver.apply(Event::Failed(vertex));
@@ -136,10 +151,6 @@ impl<'a> Build<'a> {
 
     fn wait(&self, receiver: &Receiver<Report>) -> Option<Report> {
         receiver.recv_timeout(CANCEL_POLL).ok()
-    }
-
-    fn cancel_steps_after(&self, _error: &WorkerError) {
-        self.cancel.cancel();
     }
 
     fn perform<'scope, 'env>(
@@ -154,26 +165,40 @@ impl<'a> Build<'a> {
             Action::Select { vertex, .. }
             | Action::LookUp { vertex, .. }
             | Action::Load { vertex, .. }
+            | Action::Remember { vertex, .. }
             | Action::Run { vertex, .. } => *vertex,
         };
         let inline = match &action {
-            Action::LookUp { .. } | Action::Load { .. } => true,
+            Action::LookUp { .. } | Action::Remember { .. } => true,
+            Action::Load { vertex, .. } => !self.stands_on_a_folder(*vertex),
             Action::Identify(v) => self.is_known_image(solver.definition().vertex(*v)),
-            Action::Run { vertex, .. } => matches!(solver.definition().vertex(*vertex).op, Op::Merge),
-            Action::Select { .. } | Action::Fetch(_) => false,
+            Action::Run { .. } | Action::Select { .. } | Action::Fetch(_) => false,
         };
-        let sender = sender.clone();
+        let (sender, for_failure) = (sender.clone(), sender.clone());
         let work = move || {
-            let outcome =
-                if self.cancel.is_cancelled() { Err(WorkerError::Canceled) } else { self.answer(&action) };
+            let answer =
+                || if self.cancel.is_cancelled() { Err(WorkerError::Canceled) } else { self.answer(&action) };
+            // A thread that ends without a report would be waited for in vain.
+            let outcome = catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Err(WorkerError::Panicked));
             // The receiver outlives every thread of the scope.
             let _ = sender.send(Report { vertex, outcome });
         };
         if inline {
-            work();
-        } else {
-            scope.spawn(work);
+            return work();
         }
+        if let Err(e) = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work) {
+            let outcome = Err(WorkerError::io("start a thread for", "a step")(e));
+            let _ = for_failure.send(Report { vertex, outcome });
+        }
+    }
+
+    /// Whether a vertex is built on a folder of the user's, which has to be read first.
+    fn stands_on_a_folder(&self, vertex: VertexId) -> bool {
+        bases(&self.request.definition, vertex).iter().any(|edge| self.is_local(edge.vertex))
+    }
+
+    fn is_local(&self, vertex: VertexId) -> bool {
+        matches!(&self.vertex(vertex).op, Op::Source(source) if source.identifier.starts_with("local://"))
     }
 
     fn answer(&self, action: &Action) -> Result<Event, WorkerError> {
@@ -191,6 +216,13 @@ impl<'a> Build<'a> {
                 Ok(Event::Found { vertex: *vertex, hit: record.is_some() })
             }
             Action::Load { vertex, key } => self.load(*vertex, key),
+            Action::Remember { vertex, key } => {
+                let made = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).remove(vertex);
+                if let Some(added) = made {
+                    self.store.meta.add_record(&[*key], &added)?;
+                }
+                Ok(Event::Remembered(*vertex))
+            }
             Action::Fetch(vertex) => self.fetch(*vertex),
             Action::Run { vertex, keys } => self.run_step(*vertex, keys),
         }
@@ -275,49 +307,107 @@ impl<'a> Build<'a> {
         let started = Instant::now();
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         self.images.unpacked(&stack)?;
-        self.note_made();
         self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
         Ok(Event::Fetched(vertex))
     }
 
     fn select(&self, vertex: VertexId, input: usize) -> Result<Digest, WorkerError> {
         let view = self.view(self.vertex(vertex).inputs[input])?;
-        crate::reads::digest(self.vertex(vertex), input, &view)
+        let digest = crate::reads::digest(self.vertex(vertex), input, &view)?;
+        if matches!(view, View::Local(_)) {
+            self.selected.lock().unwrap_or_else(PoisonError::into_inner).insert((vertex, input), digest);
+        }
+        Ok(digest)
+    }
+
+    /// Whether what a vertex reads of the user's folders is still what it was when its key was made. If
+    /// not, the key no longer stands for what was read.
+    fn is_unchanged(&self, vertex: VertexId) -> Result<bool, WorkerError> {
+        for (input, edge) in self.vertex(vertex).inputs.iter().enumerate() {
+            let known = |b: &Self| {
+                b.selected.lock().unwrap_or_else(PoisonError::into_inner).get(&(vertex, input)).copied()
+            };
+            let before = known(self);
+            if self.is_local(edge.vertex) && Some(self.select(vertex, input)?) != before {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Does a step. Gives what it added and, where the user's folders have changed since its keys were made,
+    /// what was read of them.
+    fn perform_step(&self, vertex: VertexId) -> Result<Performed, WorkerError> {
+        match &self.vertex(vertex).op {
+            Op::Exec(exec) => {
+                let added = crate::exec_step::run(self, vertex, exec)?;
+                if self.is_unchanged(vertex)? {
+                    return Ok((added, Vec::new()));
+                }
+                // What a process saw of a folder while that changed, nobody knows: its key is like no other.
+                Ok((added, self.read_of_folders(vertex, &now_s().to_be_bytes())))
+            }
+            Op::File(file) => {
+                for copies in 0..COPIES_MAX {
+                    let added = crate::file_step::run(self, vertex, file)?;
+                    if self.is_unchanged(vertex)? {
+                        let read = if copies == 0 { Vec::new() } else { self.read_of_folders(vertex, b"") };
+                        return Ok((added, read));
+                    }
+                }
+                Err(WorkerError::Changing(self.vertex(vertex).metadata.name.clone()))
+            }
+            Op::Source(_) | Op::Merge | Op::Diff => {
+                Err(WorkerError::Unsupported(self.vertex(vertex).metadata.name.clone()))
+            }
+        }
+    }
+
+    /// The digests of what a vertex last read of the user's folders; with `salt`, ones that nothing has.
+    fn read_of_folders(&self, vertex: VertexId, salt: &[u8]) -> Vec<(usize, Digest)> {
+        let selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_vertex = selected.iter().filter(|((v, _), _)| *v == vertex);
+        let salted = |digest: &Digest| {
+            if salt.is_empty() { *digest } else { Digest::of(&[digest.as_bytes(), salt].concat()) }
+        };
+        of_vertex.map(|((_, input), digest)| (*input, salted(digest))).collect()
     }
 
     fn run_step(&self, vertex: VertexId, keys: &[CacheKey]) -> Result<Event, WorkerError> {
         let this = self.vertex(vertex);
+        if matches!(this.op, Op::Diff) {
+            return self.run_diff(vertex);
+        }
         if matches!(this.op, Op::Merge) {
             let mut layers = Vec::new();
             for edge in &this.inputs {
                 layers.extend(self.base(*edge)?.0.iter().cloned());
             }
             let outputs = self.keep(vertex, vec![layers.into_iter().collect()]);
-            return Ok(Event::Ran { vertex, outputs });
+            return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         // Another process, or another step with the same key, may be at it: then its result is taken.
-        let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()))?;
+        let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
         if !this.metadata.ignore_cache
             && let Some(outputs) = self.record(&keys[0])?
         {
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
             let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
-            return Ok(Event::Ran { vertex, outputs });
+            return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         let started = Instant::now();
-        let added = match &this.op {
-            Op::Exec(exec) => crate::exec_step::run(self, vertex, exec)?,
-            Op::File(file) => crate::file_step::run(self, vertex, file)?,
-            Op::Diff => return self.run_diff(vertex),
-            Op::Source(_) | Op::Merge => return Err(WorkerError::Unsupported(this.metadata.name.clone())),
-        };
+        let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
         let stacks = self.laid(vertex, &added)?;
-        self.store.meta.add_record(keys, &added)?;
+        if changed.is_empty() {
+            self.store.meta.add_record(keys, &added)?;
+        } else {
+            self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
+        }
         let outputs = self.keep(vertex, stacks);
         self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
-        Ok(Event::Ran { vertex, outputs })
+        Ok(Event::Ran { vertex, outputs, changed })
     }
 
     fn run_diff(&self, vertex: VertexId) -> Result<Event, WorkerError> {
@@ -328,7 +418,7 @@ impl<'a> Build<'a> {
             return Err(WorkerError::Copy(crate::CopyError::Diff));
         }
         let outputs = self.keep(vertex, vec![upper.0[count..].iter().cloned().collect()]);
-        Ok(Event::Ran { vertex, outputs })
+        Ok(Event::Ran { vertex, outputs, changed: Vec::new() })
     }
 
     /// A vertex of the graph.
@@ -352,14 +442,19 @@ impl<'a> Build<'a> {
             return Ok(known);
         }
         let mut hasher = Hasher::new();
+        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"")?;
         hasher.update(b"local\0");
-        hasher.update(crate::selection::digest_of_all(&self.view(edge)?, b"")?.as_bytes());
+        hasher.update(digest.as_bytes());
         let key = CacheKey(hasher.finish());
-        let _alone = self.store.lock(&format!("step-{}", key.0.hex()))?;
+        let _alone = self.store.lock(&format!("step-{}", key.0.hex()), self.cancel)?;
         let outputs = match self.record(&key)? {
             Some(outputs) => outputs,
             None => {
                 let active = crate::exec_step::copy_of_local(self, edge, b"", b"")?;
+                if crate::selection::digest_of_all(&self.view(edge)?, b"")? != digest {
+                    let place = self.view(edge)?.place();
+                    return Err(WorkerError::Changing(place));
+                }
                 let committed = self.store.snapshots.commit(active, &[], &CommitOptions::default())?;
                 let outputs = vec![vec![crate::exec_step::add_layer(self, &committed)?]];
                 self.note_made();

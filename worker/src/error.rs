@@ -149,6 +149,12 @@ pub enum WorkerError {
     /// A kind of source or option that can't be done.
     #[error("{0} is not supported")]
     Unsupported(String),
+    /// A file of the user's changes all the time.
+    #[error("{0} changed again and again while it was copied: build once it is quiet")]
+    Changing(String),
+    /// A thread of kiln's own panicked.
+    #[error("a defect of kiln: a thread panicked; please report what it wrote above")]
+    Panicked,
     /// The user stopped it.
     #[error("canceled")]
     Canceled,
@@ -171,11 +177,6 @@ pub enum WorkerError {
 /// Why a copy can't be done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
-    /// Several files can't become one.
-    #[error(
-        "when using COPY with more than one source file, the destination must be a directory and end with a /: {0}"
-    )]
-    ManyToOne(String),
     /// A user or group is not in the image.
     #[error("invalid user or group `{0}`: not found in the image")]
     Principal(String),

@@ -6,7 +6,7 @@ use crate::build::Build;
 use crate::layer::Stack;
 use crate::meta::LayerRow;
 use crate::progress::Progress;
-use crate::store::private_folder;
+use crate::store::{Lock, private_folder};
 use kiln_oci::Digest;
 use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use kiln_snapshotter::{
@@ -16,7 +16,6 @@ use kiln_solver::{
     CacheSharing, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
 };
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// The most caches of one id that steps with `sharing=private` hold at once.
@@ -27,7 +26,7 @@ const PRIVATE_CACHES_MAX: usize = 1000;
 struct Held {
     overlays: Vec<Overlay>,
     scratch: Vec<Active>,
-    locks: Vec<File>,
+    locks: Vec<Lock>,
 }
 
 /// Runs a step and gives, for each output, what it added.
@@ -267,8 +266,10 @@ fn cache_folder(
         .map_or_else(String::new, |edge| format!("{} {}", build.stack(edge).content().0, mount.selector));
     let name = Digest::of(format!("{id}\0{initial}").as_bytes()).hex();
     let (name, lock) = match sharing {
-        CacheSharing::Shared => (name.clone(), build.store.lock_shared(&format!("cache-{name}"))?),
-        CacheSharing::Locked => (name.clone(), build.store.lock(&format!("cache-{name}"))?),
+        CacheSharing::Shared => {
+            (name.clone(), build.store.lock_shared(&format!("cache-{name}"), build.cancel)?)
+        }
+        CacheSharing::Locked => (name.clone(), build.store.lock(&format!("cache-{name}"), build.cancel)?),
         CacheSharing::Private => private_cache(build, &name)?,
     };
     held.locks.push(lock);
@@ -279,7 +280,7 @@ fn cache_folder(
         return Ok(folder);
     }
     // Two steps that share it may both be the first: one of them fills it.
-    let _filling = build.store.lock(&format!("fill-{name}"))?;
+    let _filling = build.store.lock(&format!("fill-{name}"), build.cancel)?;
     if !ready.exists() || build.begins_anew(&name) {
         build.note_begun(&name);
         private_folder(&parent)?;
@@ -289,7 +290,7 @@ fn cache_folder(
     Ok(folder)
 }
 
-fn private_cache(build: &Build<'_>, name: &str) -> Result<(String, File), WorkerError> {
+fn private_cache(build: &Build<'_>, name: &str) -> Result<(String, Lock), WorkerError> {
     for i in 0..PRIVATE_CACHES_MAX {
         let name = if i == 0 { name.to_owned() } else { format!("{name}-{i}") };
         if let Some(lock) = build.store.try_lock(&format!("cache-{name}"))? {

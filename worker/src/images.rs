@@ -10,15 +10,20 @@ use kiln_oci::{
     Platform, Reference,
 };
 use kiln_registry::Client;
+use kiln_runner::CancelToken;
 use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::runtime::Runtime;
 
 /// Pieces of a blob that are between the network and the disk at once; each some ten kilobytes.
 const PIECES_MAX: usize = 64;
+/// Layers of one image that are fetched and unpacked at once.
+const LAYERS_AT_ONCE: usize = 4;
 
 /// What a reference stands for.
 #[derive(Clone, Debug)]
@@ -35,7 +40,14 @@ pub struct Image {
     pub config_digest: Digest,
     /// The manifest's own bytes and type, where there is one.
     pub manifest: Option<(MediaType, Vec<u8>)>,
-    layers: Vec<(DiffId, Option<Descriptor>)>,
+    layers: Vec<ImageLayer>,
+}
+
+/// A layer of an image, and where its blob is to be had, if it has one.
+#[derive(Clone, Debug)]
+struct ImageLayer {
+    diff_id: DiffId,
+    blob: Option<(Descriptor, Reference)>,
 }
 
 /// Access to images.
@@ -44,16 +56,31 @@ pub(crate) struct Images<'a> {
     pub client: &'a Client,
     pub runtime: &'a Runtime,
     pub transfer: &'a (dyn Fn(Transfer<'_>) + Sync),
+    pub cancel: &'a CancelToken,
+    made: AtomicBool,
 }
 
 impl Image {
     /// Its layers, as a result of a step.
     pub(crate) fn stack(&self) -> Stack {
-        let layer = |(diff_id, blob): &(DiffId, Option<Descriptor>)| {
-            let origin = blob.is_some().then(|| self.reference.clone());
-            Arc::new(Layer::of_image(*diff_id, blob.clone(), origin))
+        let layer = |layer: &ImageLayer| {
+            let (blob, origin) = layer.blob.clone().unzip();
+            Arc::new(Layer::of_image(layer.diff_id, blob, origin))
         };
         self.layers.iter().map(layer).collect()
+    }
+}
+
+impl<'a> Images<'a> {
+    /// Access for one command.
+    pub fn new(
+        store: &'a Store,
+        client: &'a Client,
+        runtime: &'a Runtime,
+        transfer: &'a (dyn Fn(Transfer<'_>) + Sync),
+        cancel: &'a CancelToken,
+    ) -> Images<'a> {
+        Images { store, client, runtime, transfer, cancel, made: AtomicBool::new(false) }
     }
 }
 
@@ -89,10 +116,24 @@ impl Images<'_> {
             Some((media_type, bytes)) => self.manifest(reference, media_type, bytes)?.layers,
             None => Vec::new(),
         };
-        let layers = row.diff_ids.iter().enumerate().map(|(i, d)| (*d, blobs.get(i).cloned())).collect();
+        let mut layers = Vec::new();
+        for (i, diff_id) in row.diff_ids.iter().enumerate() {
+            let blob = match blobs.get(i) {
+                Some(blob) => Some((blob.clone(), reference.clone())),
+                None => self.remembered(diff_id)?,
+            };
+            layers.push(ImageLayer { diff_id: *diff_id, blob });
+        }
         let digest = row.manifest.as_ref().map_or(row.config, |m| m.0);
         let reference = reference.clone();
         Ok(Image { reference, digest, top: digest, config, config_digest: row.config, manifest, layers })
+    }
+
+    /// Where a layer of a named image was left, if it was.
+    fn remembered(&self, diff_id: &DiffId) -> Result<Option<(Descriptor, Reference)>, WorkerError> {
+        let Some(blob) = self.store.meta.blob(diff_id, "pulled")? else { return Ok(None) };
+        let origin = self.store.meta.origin(diff_id)?.and_then(|text| text.parse().ok());
+        Ok(origin.map(|origin| (blob, origin)))
     }
 
     /// The manifest or index of a reference: only its digest is asked for where the store has the bytes.
@@ -153,7 +194,11 @@ impl Images<'_> {
             let (layers, diff_ids) = (manifest.layers.len(), diff_ids.len());
             return Err(WorkerError::LayerCount { reference: reference.to_string(), layers, diff_ids });
         }
-        let layers = diff_ids.iter().copied().zip(manifest.layers.iter().cloned().map(Some)).collect();
+        let layer = |(diff_id, blob): (&DiffId, &Descriptor)| {
+            let blob = Some((blob.clone(), reference.clone()));
+            ImageLayer { diff_id: *diff_id, blob }
+        };
+        let layers = diff_ids.iter().zip(&manifest.layers).map(layer).collect();
         let config_digest = manifest.config.digest;
         let manifest = Some((descriptor.media_type.clone(), bytes));
         let (reference, digest) = (reference.clone(), descriptor.digest);
@@ -215,26 +260,54 @@ impl Images<'_> {
     }
 
     fn unpack_missing(&self, stack: &Stack, missing: &[usize]) -> Result<(), WorkerError> {
-        // One process at a time for each image: others find the layers when they get the lock.
-        let top = missing.last().copied().unwrap_or_default();
-        let _alone = self.store.lock(&format!("unpack-{}", stack.below(top + 1)))?;
+        // One process at a time for each layer: others find it when they get the lock. All take the locks
+        // in the same order, so that nobody waits for somebody who waits for him.
+        let names: BTreeSet<String> =
+            missing.iter().map(|at| format!("layer-{}", stack.0[*at].diff_id.0.hex())).collect();
+        let mut held = Vec::new();
+        for name in &names {
+            held.push(self.store.lock(name, self.cancel)?);
+        }
         let mut left = Vec::new();
         for at in missing {
             if !self.known(stack, *at)? {
                 left.push(*at);
             }
         }
-        let unpacked: Vec<Result<(usize, Committed), WorkerError>> = std::thread::scope(|scope| {
-            let run = |at: usize| move || Ok((at, self.unpack(&stack.0[at])?));
-            let threads: Vec<_> = left.iter().map(|at| scope.spawn(run(*at))).collect();
-            threads.into_iter().filter_map(|t| t.join().ok()).collect()
-        });
-        if unpacked.len() != left.len() {
-            return Err(WorkerError::Unsupported("a layer whose unpacking panicked".to_owned()));
-        }
-        for result in unpacked {
-            let (at, committed) = result?;
+        let next = AtomicUsize::new(0);
+        let unpack_some = || -> Result<Vec<(usize, Committed)>, WorkerError> {
+            let mut done = Vec::new();
+            while let Some(at) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
+                done.push((*at, self.unpack(&stack.0[*at])?));
+            }
+            Ok(done)
+        };
+        let mut unpacked: Vec<(usize, Committed)> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..left.len().min(LAYERS_AT_ONCE)).map(|_| scope.spawn(unpack_some)).collect();
+            let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
+            results.collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().flatten().collect())
+        })?;
+        unpacked.sort_by_key(|(at, _)| *at);
+        for (at, committed) in unpacked {
             self.record(stack, at, committed)?;
+            self.made.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether a layer was unpacked, so that the store must be synced before a name is given.
+    pub fn made_something(&self) -> bool {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    /// Remembers where the layers of a stack that were left at their registries are to be had.
+    pub fn remember_origins(&self, stack: &Stack) -> Result<(), WorkerError> {
+        for layer in stack.0.iter() {
+            if let (Some(blob), Some(origin)) = (&layer.blob, &layer.origin) {
+                self.store.meta.add_blob(&layer.diff_id, "pulled", blob)?;
+                self.store.meta.set_origin(&layer.diff_id, &origin.to_string())?;
+            }
         }
         Ok(())
     }
@@ -316,11 +389,9 @@ impl Images<'_> {
 
     /// Sees to it that the blobs of an image's layers are here, without unpacking them.
     pub fn blobs(&self, image: &Image) -> Result<(), WorkerError> {
-        for (_, blob) in &image.layers {
-            if let Some(blob) = blob
-                && !self.store.content.has(blob)
-            {
-                self.fetch(&image.reference, blob, None)?;
+        for (blob, origin) in image.layers.iter().filter_map(|layer| layer.blob.as_ref()) {
+            if !self.store.content.has(blob) {
+                self.fetch(origin, blob, None)?;
             }
         }
         Ok(())

@@ -105,13 +105,16 @@ impl LocalSource {
         Ok(entries)
     }
 
-    /// The digest of a file's bytes: remembered, if the file can't have changed since, or read.
+    /// The digest of a file's bytes and extended attributes: remembered, if the file can't have changed
+    /// since, or read.
     pub fn digest(&self, path: &[u8], stat: &NodeStat) -> Result<Digest, WorkerError> {
         if let Some(known) = self.memo.get(stat) {
             return Ok(known);
         }
         let mut file = self.tree.open_file(path)?;
-        let digest = digest_of(&mut file).map_err(WorkerError::io("read", self.host_path(path)))?;
+        let content = digest_of(&mut file).map_err(WorkerError::io("read", self.host_path(path)))?;
+        let xattrs = self.tree.xattrs(path)?;
+        let digest = if xattrs.is_empty() { content } else { with_xattrs(&content, &xattrs) };
         self.memo.note(stat, digest);
         Ok(digest)
     }
@@ -132,6 +135,16 @@ pub(crate) fn joined(folder: &[u8], name: &[u8]) -> Vec<u8> {
     }
     path.extend_from_slice(name);
     path
+}
+
+fn with_xattrs(content: &Digest, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(content.as_bytes());
+    for part in xattrs.iter().flat_map(|(name, value)| [name, value]) {
+        hasher.update(&(part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finish()
 }
 
 fn digest_of(file: &mut dyn Read) -> std::io::Result<Digest> {

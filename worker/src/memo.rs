@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const VERSION: &[u8; 8] = b"kilnmem1";
+const VERSION: &[u8; 8] = b"kilnmem2";
 const ENTRY_BYTES: usize = 72;
 /// The kernel's clock for file times may be this much behind, in nanoseconds.
 const GRAIN_NS: i128 = 20_000_000;
@@ -76,7 +76,9 @@ impl Memo {
 
     /// The digest of a file, if it is known to be what it was.
     pub fn get(&self, stat: &NodeStat) -> Option<Digest> {
-        self.known.get(&Stamp::of(stat)).copied()
+        let stamp = Stamp::of(stat);
+        let noted = || self.new.lock().unwrap_or_else(PoisonError::into_inner).get(&stamp).copied();
+        self.known.get(&stamp).copied().or_else(noted)
     }
 
     /// Remembers the digest of a file that was looked at before it was read.

@@ -1,15 +1,19 @@
 //! The metadata: which layers, records and images the store has.
 //!
 //! ```text
-//! layer    id, diff_id, snapshot, content, tar_bytes, created_s     a layer that is unpacked here
+//! layer    id, diff_id, snapshot, content, tar_bytes, created_s, unsynced
+//!                                                                   a layer that is unpacked here
 //! rebased  diff_id, below, layer                                    one that depends on what is below
 //! blob     diff_id, form, digest, size, media_type                  the same layer as a blob
+//! origin   diff_id, reference                                       the image whose registry has that blob
 //! record   key, outputs                                             what a step added: layer ids, as JSON
 //! same     op, content, layer                                       what a command made before
 //! image    name, config, manifest, media_type, layers, created_s    names of images
 //! memo     folder, entries                                          digests of a folder's files
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
 //! ```
+//! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
+//! may have lost its files, it is as if it were not there.
 //! SQLite in WAL mode: any number of processes; a write is one short immediate transaction.
 //! It does not know what a key means or what a snapshot holds.
 
@@ -25,12 +29,13 @@ use std::time::Duration;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS layer (id INTEGER PRIMARY KEY, diff_id TEXT NOT NULL, snapshot TEXT NOT NULL UNIQUE,
-    content TEXT NOT NULL, tar_bytes INTEGER NOT NULL, created_s INTEGER NOT NULL);
+    content TEXT NOT NULL, tar_bytes INTEGER NOT NULL, created_s INTEGER NOT NULL, unsynced TEXT);
 CREATE INDEX IF NOT EXISTS layer_by_diff_id ON layer (diff_id);
 CREATE TABLE IF NOT EXISTS rebased (diff_id TEXT NOT NULL, below TEXT NOT NULL, layer INTEGER NOT NULL,
     PRIMARY KEY (diff_id, below)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blob (diff_id TEXT NOT NULL, form TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
     media_type TEXT NOT NULL, PRIMARY KEY (diff_id, form)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS origin (diff_id TEXT PRIMARY KEY, reference TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS record (key BLOB PRIMARY KEY, outputs TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS same (op BLOB NOT NULL, content TEXT NOT NULL, layer INTEGER NOT NULL,
     PRIMARY KEY (op, content)) WITHOUT ROWID;
@@ -46,6 +51,7 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 pub(crate) struct Meta {
     path: PathBuf,
     connection: Mutex<Connection>,
+    boot: String,
 }
 
 /// A layer that is unpacked in the store.
@@ -118,7 +124,8 @@ impl Meta {
             connection.pragma_update(None, "user_version", 1).map_err(fail)?;
         }
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Meta { path: path.to_owned(), connection: Mutex::new(connection) })
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Ok(Meta { path: path.to_owned(), connection: Mutex::new(connection), boot })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -132,31 +139,42 @@ impl Meta {
     /// Notes a layer that was made or unpacked.
     pub fn add_layer(&self, row: &LayerRow) -> Result<i64, WorkerError> {
         let connection = self.lock();
-        let sql = "INSERT INTO layer (diff_id, snapshot, content, tar_bytes, created_s) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let sql = "INSERT INTO layer (diff_id, snapshot, content, tar_bytes, created_s, unsynced)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         let values = params![
             row.diff_id.to_string(),
             row.snapshot.to_string(),
             row.content.0.to_string(),
             row.tar_bytes as i64,
-            row.created_s
+            row.created_s,
+            self.boot
         ];
         connection.prepare_cached(sql).and_then(|mut s| s.insert(values)).map_err(|e| self.fail(e))
     }
 
+    /// Notes that all layers of this boot are on disk now.
+    pub fn mark_synced(&self) -> Result<(), WorkerError> {
+        let sql = "UPDATE layer SET unsynced = NULL WHERE unsynced = ?1";
+        self.lock().execute(sql, [&self.boot]).map(drop).map_err(|e| self.fail(e))
+    }
+
     /// A layer by its number.
     pub fn layer(&self, id: i64) -> Result<Option<LayerRow>, WorkerError> {
-        let sql = "SELECT id, diff_id, snapshot, content, tar_bytes, created_s FROM layer WHERE id = ?1";
+        let sql = "SELECT id, diff_id, snapshot, content, tar_bytes, created_s FROM layer
+            WHERE id = ?1 AND (unsynced IS NULL OR unsynced = ?2)";
         let connection = self.lock();
-        let row = connection.prepare_cached(sql).and_then(|mut s| s.query_row([id], layer_row).optional());
+        let row = connection
+            .prepare_cached(sql)
+            .and_then(|mut s| s.query_row(params![id, self.boot], layer_row).optional());
         row.map_err(|e| self.fail(e))
     }
 
     /// An unpacked layer by its tar's digest: one that depends on nothing below it, or on just `below`.
     pub fn layer_of(&self, diff_id: &DiffId, below: &str) -> Result<Option<LayerRow>, WorkerError> {
         let sql = "SELECT id, diff_id, snapshot, content, tar_bytes, created_s FROM layer
-            WHERE diff_id = ?1 AND id NOT IN (SELECT layer FROM rebased WHERE diff_id = ?1 AND below <> ?2) LIMIT 1";
+            WHERE diff_id = ?1 AND (unsynced IS NULL OR unsynced = ?3) AND id NOT IN (SELECT layer FROM rebased WHERE diff_id = ?1 AND below <> ?2) LIMIT 1";
         let connection = self.lock();
-        let values = params![diff_id.to_string(), below];
+        let values = params![diff_id.to_string(), below, self.boot];
         let row = connection.prepare_cached(sql).and_then(|mut s| s.query_row(values, layer_row).optional());
         row.map_err(|e| self.fail(e))
     }
@@ -201,6 +219,19 @@ impl Meta {
         };
         let values = params![diff_id.to_string(), form];
         let row = connection.prepare_cached(sql).and_then(|mut s| s.query_row(values, read).optional());
+        row.map_err(|e| self.fail(e))
+    }
+
+    /// Notes the image at whose registry a layer's blob is to be had.
+    pub fn set_origin(&self, diff_id: &DiffId, reference: &str) -> Result<(), WorkerError> {
+        let sql = "INSERT OR REPLACE INTO origin (diff_id, reference) VALUES (?1, ?2)";
+        self.lock().execute(sql, params![diff_id.to_string(), reference]).map(drop).map_err(|e| self.fail(e))
+    }
+
+    /// The image at whose registry a layer's blob is to be had.
+    pub fn origin(&self, diff_id: &DiffId) -> Result<Option<String>, WorkerError> {
+        let sql = "SELECT reference FROM origin WHERE diff_id = ?1";
+        let row = self.lock().query_row(sql, [diff_id.to_string()], |r| r.get(0)).optional();
         row.map_err(|e| self.fail(e))
     }
 
@@ -373,6 +404,28 @@ mod tests {
         meta.add_record(&keys, &[vec![1, 2], vec![]])?;
         assert_eq!(meta.record(&keys[1])?, Some(vec![vec![1, 2], vec![]]));
         assert_eq!(meta.record(&CacheKey(Digest::of(b"c")))?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_layer_that_was_not_synced_is_gone_after_another_boot() -> Result<(), WorkerError> {
+        let folder = tempfile::tempdir().map_err(WorkerError::io("create", "temp"))?;
+        let mut meta = Meta::open(&folder.path().join("meta.db"))?;
+        let row = |snapshot: &str| LayerRow {
+            id: 0,
+            diff_id: DiffId(Digest::of(snapshot.as_bytes())),
+            snapshot: snapshot.parse().unwrap_or_else(|e| panic!("{e}")),
+            content: ContentId(Digest::of(b"")),
+            tar_bytes: 1,
+            created_s: 1,
+        };
+        let synced = meta.add_layer(&row("0000000000000001"))?;
+        meta.mark_synced()?;
+        let unsynced = meta.add_layer(&row("0000000000000002"))?;
+        assert!(meta.layer(synced)?.is_some() && meta.layer(unsynced)?.is_some());
+        meta.boot = "another".to_owned();
+        assert!(meta.layer(synced)?.is_some() && meta.layer(unsynced)?.is_none());
+        assert!(meta.layer_of(&row("0000000000000002").diff_id, "")?.is_none());
         Ok(())
     }
 

@@ -15,10 +15,10 @@ use crate::build::Build;
 use crate::exec_step::add_layer;
 use crate::layer::{Layer, Stack};
 use crate::meta::{FetchedRow, LayerRow};
+use crate::store::Lock;
 use kiln_oci::{Digest, Hasher};
 use kiln_snapshotter::{Active, CommitOptions};
 use kiln_solver::{CacheKey, SourceOp};
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,16 +41,8 @@ fn known(build: &Build<'_>, address: &str) -> Result<Option<(FetchedRow, LayerRo
 }
 
 /// The only holder of the lock `name`: what another process fetches is not fetched a second time.
-fn alone(build: &Build<'_>, name: &str) -> Result<File, WorkerError> {
-    loop {
-        if let Some(lock) = build.store.try_lock(name)? {
-            return Ok(lock);
-        }
-        if build.cancel.is_cancelled() {
-            return Err(WorkerError::Canceled);
-        }
-        std::thread::sleep(CANCEL_POLL);
-    }
+fn alone(build: &Build<'_>, name: &str) -> Result<Lock, WorkerError> {
+    build.store.lock(name, build.cancel)
 }
 
 /// Ends a snapshot of what `origin` stands for. If it held the same before, the old layer is kept.

@@ -12,6 +12,7 @@ use kiln_snapshotter::{NodeType, Verdict};
 use kiln_solver::CopyAction;
 use kiln_solver::pattern::{Matched, PatternList, has_wildcard, wildcard_match};
 use rayon::prelude::*;
+use std::collections::HashMap;
 
 /// A path that a copy's source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,9 +187,20 @@ fn tree(
     gather(view, root, Vec::new(), node, filter, &mut entries)?;
     let digests: Vec<Option<Digest>> =
         entries.par_iter().map(|(path, _, node)| view.digest(path, node)).collect::<Result<_, _>>()?;
+    let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
     for ((_, relative, node), digest) in entries.iter().zip(digests) {
-        // The folder that is copied lends its metadata only where it becomes a folder of its own.
+        if relative.is_empty()
+            && node.kind == NodeType::Directory
+            && (copy.dir_copy_contents || root.is_empty())
+        {
+            // Of a folder only what is in it is taken: its own mode and owner go nowhere.
+            put(hasher, b"a folder");
+            continue;
+        }
         put_node(hasher, relative, node, digest, copy);
+        if let Some(link) = node.link {
+            put(hasher, links.entry(link).or_insert(relative));
+        }
     }
     Ok(())
 }

@@ -13,13 +13,16 @@
 use crate::WorkerError;
 use crate::meta::Meta;
 use kiln_oci::Layout;
+use kiln_runner::CancelToken;
 use kiln_snapshotter::Snapshotter;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const VERSION: &str = "1";
+/// How long a wait for a lock pauses at first, and at last.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// An open store.
 #[derive(Debug)]
@@ -28,6 +31,20 @@ pub(crate) struct Store {
     pub content: Layout,
     pub snapshots: Snapshotter,
     pub meta: Meta,
+}
+
+/// A lock that is held. Its file is gone when nobody holds it any more.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+    path: PathBuf,
+    sharing: Sharing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    Shared,
 }
 
 impl Store {
@@ -57,34 +74,83 @@ impl Store {
         })
     }
 
-    /// Waits for the lock `name` and holds it until the file is dropped. A dead holder's lock is free.
-    pub fn lock(&self, name: &str) -> Result<File, WorkerError> {
-        let file = self.lock_file(name)?;
-        file.lock().map_err(WorkerError::io("lock", self.lock_path(name)))?;
-        Ok(file)
+    /// Waits for the lock `name` and holds it until it is dropped. A dead holder's lock is free.
+    pub fn lock(&self, name: &str, cancel: &CancelToken) -> Result<Lock, WorkerError> {
+        waited(cancel, || self.try_lock(name))
     }
 
     /// Waits until nobody holds the lock `name` alone, and holds it together with others.
-    pub fn lock_shared(&self, name: &str) -> Result<File, WorkerError> {
-        let file = self.lock_file(name)?;
-        file.lock_shared().map_err(WorkerError::io("lock", self.lock_path(name)))?;
-        Ok(file)
+    pub fn lock_shared(&self, name: &str, cancel: &CancelToken) -> Result<Lock, WorkerError> {
+        waited(cancel, || Lock::take(self.lock_path(name), Sharing::Shared))
     }
 
     /// The lock `name`, if nobody holds it.
-    pub fn try_lock(&self, name: &str) -> Result<Option<File>, WorkerError> {
-        let file = self.lock_file(name)?;
-        Ok(file.try_lock().is_ok().then_some(file))
+    pub fn try_lock(&self, name: &str) -> Result<Option<Lock>, WorkerError> {
+        Lock::take(self.lock_path(name), Sharing::Alone)
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
         self.root.join("locks").join(name)
     }
+}
 
-    fn lock_file(&self, name: &str) -> Result<File, WorkerError> {
-        let path = self.lock_path(name);
-        let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        open.map_err(WorkerError::io("open", path))
+impl Lock {
+    fn take(path: PathBuf, sharing: Sharing) -> Result<Option<Lock>, WorkerError> {
+        loop {
+            let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            let file = open.map_err(WorkerError::io("open", &path))?;
+            let taken = match sharing {
+                Sharing::Alone => file.try_lock(),
+                Sharing::Shared => file.try_lock_shared(),
+            };
+            match taken {
+                // Its last holder may have removed it between the two calls above.
+                Ok(()) if leads_to(&path, &file) => return Ok(Some(Lock { file, path, sharing })),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(e)) => return Err(WorkerError::io("lock", path)(e)),
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A shared lock is given up before it is taken alone: somebody else may have removed the file.
+        let alone = match self.sharing {
+            Sharing::Alone => true,
+            Sharing::Shared => self.file.try_lock().is_ok() && leads_to(&self.path, &self.file),
+        };
+        if alone {
+            // A file that stays is as good a lock as a new one.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn leads_to(path: &Path, file: &File) -> bool {
+    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
+    match (std::fs::symlink_metadata(path), file.metadata()) {
+        (Ok(there), Ok(here)) => identity(there) == identity(here),
+        _ => false,
+    }
+}
+
+/// Tries until there is a lock, or the build is cancelled.
+fn waited(
+    cancel: &CancelToken,
+    mut try_once: impl FnMut() -> Result<Option<Lock>, WorkerError>,
+) -> Result<Lock, WorkerError> {
+    let (mut pause, longest) = PAUSES;
+    loop {
+        if let Some(lock) = try_once()? {
+            return Ok(lock);
+        }
+        if cancel.is_cancelled() {
+            return Err(WorkerError::Canceled);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
     }
 }
 

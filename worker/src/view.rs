@@ -30,7 +30,10 @@ pub(crate) struct Node {
     pub target: Vec<u8>,
     /// A device's numbers.
     pub device: (u32, u32),
+    /// Extended attributes; those of a user's file are part of its digest instead.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What all names of a file with several have in common.
+    pub link: Option<(u64, u64)>,
     content: Content,
 }
 
@@ -134,6 +137,11 @@ impl View {
     }
 }
 
+/// Tells the groups of links of different layers apart, as far as their contents differ.
+fn first_bytes(digest: &Digest) -> u64 {
+    digest.as_bytes().iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
 /// The components of a path, without empty ones and dots.
 pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&c| c == b'/').filter(|c| !c.is_empty() && *c != b".")
@@ -143,8 +151,10 @@ fn local_node(local: &LocalSource, path: &[u8], stat: &NodeStat) -> Result<Node,
     let target = if stat.kind == NodeType::Symlink { local.tree().read_link(path)? } else { Vec::new() };
     let content = if stat.kind == NodeType::File { Content::ToRead(*stat) } else { Content::None };
     let NodeStat { kind, mode, special, .. } = *stat;
+    let xattrs = if kind == NodeType::Directory { local.tree().xattrs(path)? } else { Vec::new() };
+    let link = (kind == NodeType::File && stat.links > 1).then_some((stat.device, stat.inode));
     let (uid, gid) = local.owner().unwrap_or((stat.uid, stat.gid));
-    Ok(Node { kind, mode, uid, gid, target, device: special, xattrs: Vec::new(), content })
+    Ok(Node { kind, mode, uid, gid, target, device: special, xattrs, link, content })
 }
 
 fn root_node() -> Node {
@@ -156,6 +166,7 @@ fn root_node() -> Node {
         target: Vec::new(),
         device: (0, 0),
         xattrs: Vec::new(),
+        link: None,
         content: Content::None,
     }
 }
@@ -169,7 +180,8 @@ fn layer_node(entry: &Entry) -> Option<Node> {
         ..root_node()
     };
     match &entry.kind {
-        Kind::File { digest, .. } => {
+        Kind::File { digest, link, .. } => {
+            node.link = link.map(|group| (u64::from(group), first_bytes(digest)));
             node.kind = NodeType::File;
             node.content = Content::Known(*digest);
         }

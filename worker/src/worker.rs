@@ -25,6 +25,8 @@ pub struct Worker {
     store: Store,
     client: Client,
     runtime: OnceLock<Runtime>,
+    /// For commands that are not cancelled by a token, but by the end of the process.
+    never: CancelToken,
 }
 
 /// A folder of the user's.
@@ -100,7 +102,7 @@ impl Worker {
     /// Opens the store at `root`.
     pub fn open(root: &Path, registries: kiln_registry::Options) -> Result<Worker, WorkerError> {
         let client = Client::new(registries)?;
-        Ok(Worker { store: Store::open(root)?, client, runtime: OnceLock::new() })
+        Ok(Worker { store: Store::open(root)?, client, runtime: OnceLock::new(), never: CancelToken::new() })
     }
 
     /// The threads of the network, begun when first needed.
@@ -113,14 +115,18 @@ impl Worker {
         Ok(self.runtime.get_or_init(|| built))
     }
 
-    fn images<'a>(&'a self, transfer: &'a (dyn Fn(Transfer<'_>) + Sync)) -> Result<Images<'a>, WorkerError> {
-        Ok(Images { store: &self.store, client: &self.client, runtime: self.runtime()?, transfer })
+    fn images<'a>(
+        &'a self,
+        transfer: &'a (dyn Fn(Transfer<'_>) + Sync),
+        cancel: &'a CancelToken,
+    ) -> Result<Images<'a>, WorkerError> {
+        Ok(Images::new(&self.store, &self.client, self.runtime()?, transfer, cancel))
     }
 
     /// What references stand for, all asked at once; with `pull`, the store's own names don't count.
     pub fn resolve(&self, wanted: &[(Reference, Platform)], pull: bool) -> Vec<Result<Image, WorkerError>> {
         let silent = |_: Transfer<'_>| {};
-        let images = match self.images(&silent) {
+        let images = match self.images(&silent, &self.never) {
             Ok(images) => images,
             Err(e) => return vec![Err(e)],
         };
@@ -131,7 +137,7 @@ impl Worker {
             let ask =
                 |(reference, platform): &(Reference, Platform)| images.resolve(reference, platform, pull);
             let threads: Vec<_> = wanted.iter().map(|w| scope.spawn(move || ask(w))).collect();
-            let lost = || Err(WorkerError::Unsupported("a panic while resolving".to_owned()));
+            let lost = || Err(WorkerError::Panicked);
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
         })
     }
@@ -144,7 +150,7 @@ impl Worker {
         cancel: &CancelToken,
     ) -> Result<BuildResult, WorkerError> {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
-        let images = self.images(&transfer)?;
+        let images = self.images(&transfer, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel);
         let stack = build.run()?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
@@ -172,7 +178,7 @@ impl Worker {
         let silent = |_: Progress<'_>| {};
         let (sink, cancel) = (ProgressSink::new(&silent), CancelToken::new());
         let transfer = |_: Transfer<'_>| {};
-        let images = self.images(&transfer)?;
+        let images = self.images(&transfer, &cancel)?;
         let build = Build::new(&self.store, &images, &request, &sink, &cancel);
         let layers = images.unpacked(&crate::remote::bring(&build, source)?)?;
         let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
@@ -210,7 +216,7 @@ impl Worker {
         progress: &ProgressSink<'_>,
     ) -> Result<Image, WorkerError> {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
-        let images = self.images(&transfer)?;
+        let images = self.images(&transfer, &self.never)?;
         let image = images.resolve(reference, platform, true)?;
         images.unpacked(&image.stack())?;
         images.blobs(&image)?;
@@ -237,7 +243,7 @@ impl Worker {
         progress: &ProgressSink<'_>,
     ) -> Result<Digest, WorkerError> {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
-        let images = self.images(&transfer)?;
+        let images = self.images(&transfer, &self.never)?;
         let image = self.find(name)?.1;
         let exporter = Exporter { store: &self.store, images: &images, progress };
         exporter.push_image(&image, to)
@@ -247,7 +253,7 @@ impl Worker {
     pub fn list(&self) -> Result<Vec<(ImageRow, ImageConfig)>, WorkerError> {
         let rows = self.store.meta.images()?;
         let silent = |_: Transfer<'_>| {};
-        let images = self.images(&silent)?;
+        let images = self.images(&silent, &self.never)?;
         let with_config = |row: ImageRow| {
             let reference: Reference =
                 row.name.parse().map_err(|_| WorkerError::NoImage(row.name.clone()))?;
@@ -273,7 +279,7 @@ impl Worker {
             None => self.by_id(name)?,
         };
         let silent = |_: Transfer<'_>| {};
-        let images = self.images(&silent)?;
+        let images = self.images(&silent, &self.never)?;
         let image = images.of_store(name, &row)?;
         Ok((row, image))
     }

@@ -53,8 +53,7 @@ impl Fixture {
 
     fn bring(&self, identifier: &str, attrs: &[(&str, &str)]) -> Result<Stack, WorkerError> {
         let silent = |_: crate::Transfer<'_>| {};
-        let images =
-            Images { store: &self.store, client: &self.client, runtime: &self.runtime, transfer: &silent };
+        let images = Images::new(&self.store, &self.client, &self.runtime, &silent, &self.cancel);
         let request = BuildRequest {
             definition: Definition::new(),
             config: ImageConfig::default(),
