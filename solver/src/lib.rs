@@ -5,6 +5,7 @@ mod cache_key;
 mod definition;
 mod machine;
 pub mod pattern;
+mod protocol;
 mod reads;
 
 pub use cache_key::{CacheKey, ContentId, InputKey, StepInputs};
@@ -13,5 +14,6 @@ pub use definition::{
     FileActionKind, FileInput, FileOp, Metadata, Mount, MountKind, NetworkMode, Op, Principal, SecretEnv,
     SecretMount, SecurityMode, SourceOp, SshMount, Vertex, VertexId,
 };
-pub use machine::{Action, Event, Progress, Solver};
+pub use machine::Solver;
+pub use protocol::{Action, Event, Progress};
 pub use reads::bases;

@@ -3,34 +3,31 @@
 
 use crate::WorkerError;
 use crate::build::Build;
+use crate::cache_mount::Caches;
 use crate::layer::Stack;
 use crate::meta::LayerRow;
 use crate::progress::Progress;
-use crate::store::{Lock, private_folder};
-use kiln_oci::Digest;
 use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use kiln_snapshotter::{
     Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
 };
 use kiln_solver::{
-    CacheSharing, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
+    Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
 };
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The most caches of one id that steps with `sharing=private` hold at once.
-const PRIVATE_CACHES_MAX: usize = 1000;
-
-/// What lives as long as the process: mounts, scratch snapshots, locks.
+/// What lives as long as the process: mounts, scratch snapshots, caches.
 #[derive(Default)]
 struct Held {
     overlays: Vec<Overlay>,
     scratch: Vec<Active>,
-    locks: Vec<Lock>,
+    caches: Caches,
 }
 
 /// Runs a step and gives, for each output, what it added.
 pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<i64>>, WorkerError> {
+    let mut held = Held { caches: Caches::take(build, vertex, exec)?, ..Held::default() };
     let root = exec.mounts.iter().find(|m| m.dest == "/");
     let stack = match root.and_then(|m| m.input) {
         Some(input) => build.base(build.vertex(vertex).inputs[input as usize])?,
@@ -40,7 +37,6 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
     let snapshots = &build.store.snapshots;
     let active = snapshots.prepare()?;
     let mount = snapshots.mount(&below, &active)?;
-    let mut held = Held::default();
     let spec = spec(build, vertex, exec, &mount, &mut held)?;
     let mut show = |line| build.progress.send(Progress::Log { vertex, line: &line });
     let status = kiln_runner::run(spec, &mut show, build.cancel)?;
@@ -120,8 +116,8 @@ fn spec(
     if let Some(device) = exec.devices.iter().find(|d| !d.optional) {
         return Err(WorkerError::Unsupported(format!("the device {}", device.name)));
     }
-    for mount in exec.mounts.iter().filter(|m| m.dest != "/") {
-        if let Some(source) = mount_source(build, vertex, mount, held)? {
+    for (place, mount) in exec.mounts.iter().enumerate().filter(|(_, m)| m.dest != "/") {
+        if let Some(source) = mount_source(build, vertex, (place, mount), held)? {
             spec.mounts.push(BindMount {
                 target: PathBuf::from(&mount.dest),
                 source,
@@ -145,16 +141,13 @@ fn os_string(bytes: &[u8]) -> OsString {
 fn mount_source(
     build: &Build<'_>,
     vertex: VertexId,
-    mount: &Mount,
+    (place, mount): (usize, &Mount),
     held: &mut Held,
 ) -> Result<Option<MountSource>, WorkerError> {
     let input = mount.input.map(|i| build.vertex(vertex).inputs[i as usize]);
     Ok(Some(match &mount.kind {
         MountKind::Bind => bind(build, mount, input, held)?,
-        MountKind::Cache { id, sharing } => {
-            let folder = cache_folder(build, mount, input, id, *sharing, held)?;
-            MountSource::Detached(Tree::open(&folder)?.open_subtree_mount(b"")?)
-        }
+        MountKind::Cache { .. } => return held.caches.source(place),
         MountKind::Tmpfs { size_bytes } => {
             let size_bytes = u64::try_from(*size_bytes).ok().filter(|n| *n > 0);
             MountSource::Tmpfs { size_bytes, mode: 0o1777 }
@@ -251,96 +244,4 @@ pub(crate) fn copy_of_local(
     let options = CopyOptions { owner: local.owner(), filter: &filter, ..CopyOptions::default() };
     copy_tree(local.tree(), &path, &scratch.tree()?, dest, &options)?;
     Ok(scratch)
-}
-
-/// The folder of a cache mount, locked as its sharing says.
-fn cache_folder(
-    build: &Build<'_>,
-    mount: &Mount,
-    input: Option<Edge>,
-    id: &str,
-    sharing: CacheSharing,
-    held: &mut Held,
-) -> Result<PathBuf, WorkerError> {
-    let initial = input
-        .map_or_else(String::new, |edge| format!("{} {}", build.stack(edge).content().0, mount.selector));
-    let name = Digest::of(format!("{id}\0{initial}").as_bytes()).hex();
-    let (name, lock) = match sharing {
-        CacheSharing::Shared => {
-            (name.clone(), build.store.lock_shared(&format!("cache-{name}"), build.cancel)?)
-        }
-        CacheSharing::Locked => (name.clone(), build.store.lock(&format!("cache-{name}"), build.cancel)?),
-        CacheSharing::Private => private_cache(build, &name)?,
-    };
-    held.locks.push(lock);
-    let parent = build.store.root.join("cache-mounts").join(&name);
-    let folder = parent.join("data");
-    let ready = parent.join("ready");
-    if ready.exists() && !build.begins_anew(&name) {
-        return Ok(folder);
-    }
-    // Two steps that share it may both be the first: one of them fills it.
-    let _filling = build.store.lock(&format!("fill-{name}"), build.cancel)?;
-    if !ready.exists() || build.begins_anew(&name) {
-        build.note_begun(&name);
-        private_folder(&parent)?;
-        fill_cache(build, mount, input, &parent)?;
-        std::fs::write(&ready, b"").map_err(WorkerError::io("write", ready))?;
-    }
-    Ok(folder)
-}
-
-fn private_cache(build: &Build<'_>, name: &str) -> Result<(String, Lock), WorkerError> {
-    for i in 0..PRIVATE_CACHES_MAX {
-        let name = if i == 0 { name.to_owned() } else { format!("{name}-{i}") };
-        if let Some(lock) = build.store.try_lock(&format!("cache-{name}"))? {
-            return Ok((name, lock));
-        }
-    }
-    Err(WorkerError::Unsupported(format!("more than {PRIVATE_CACHES_MAX} private caches of one id at once")))
-}
-
-/// Gives a new cache its first content: that of its input, or an empty folder.
-fn fill_cache(
-    build: &Build<'_>,
-    mount: &Mount,
-    input: Option<Edge>,
-    parent: &Path,
-) -> Result<(), WorkerError> {
-    let to = Tree::open(parent)?;
-    match to.remove(b"data", true) {
-        Ok(()) | Err(kiln_snapshotter::SnapshotError::NotFound(_)) => {}
-        Err(e) => return Err(e.into()),
-    }
-    let all = |_: &[u8], _: bool| Verdict::Include;
-    match input {
-        Some(edge) if build.local(edge.vertex)?.is_none() => {
-            let layers = build.images.unpacked(&build.stack(edge))?;
-            let overlay = build.store.snapshots.mount_readonly(&layers)?;
-            let options = CopyOptions { filter: &all, ..CopyOptions::default() };
-            let root = overlay.root()?;
-            let selector = root.resolve(mount.selector.as_bytes())?;
-            copy_tree(&root, &selector, &to, b"data", &options)?;
-            let stat = root.stat(&selector, true)?;
-            own(&parent.join("data"), stat.mode, stat.uid, stat.gid)?;
-        }
-        Some(edge) => {
-            let copied = copy_of_local(build, edge, mount.selector.as_bytes(), b"bound")?;
-            let options = CopyOptions { filter: &all, ..CopyOptions::default() };
-            copy_tree(&copied.tree()?, b"bound", &to, b"data", &options)?;
-        }
-        None => {
-            to.make_dirs(b"data", 0o755, Some((0, 0)), None)?;
-            own(&parent.join("data"), 0o755, 0, 0)?;
-        }
-    }
-    Ok(())
-}
-
-fn own(folder: &Path, mode: u32, uid: u32, gid: u32) -> Result<(), WorkerError> {
-    use std::os::unix::fs::PermissionsExt;
-    std::os::unix::fs::chown(folder, Some(uid), Some(gid))
-        .map_err(WorkerError::io("set the owner of", folder))?;
-    let mode = std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(folder, mode).map_err(WorkerError::io("set the mode of", folder))
 }

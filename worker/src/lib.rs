@@ -2,6 +2,7 @@
 //! It does not know Dockerfiles, flags or terminals.
 
 mod build;
+mod cache_mount;
 mod error;
 mod exec_step;
 mod export;

@@ -61,6 +61,7 @@ pub(crate) fn write_all(
     if sync {
         // Names and archives are made only of what survives a loss of power.
         exporter.store.snapshots.sync()?;
+        exporter.store.meta.mark_synced()?;
     }
     let mut result = BuildResult { config_digest: Some(config_digest), ..BuildResult::default() };
     for output in &request.outputs {
@@ -172,6 +173,7 @@ fn store_names(
     stack: &Stack,
 ) -> Result<(), WorkerError> {
     let digest = exporter.store.content.put(&config_bytes(config))?;
+    exporter.images.remember_origins(stack)?;
     for name in &output.names {
         exporter.task(&format!("naming to {name}"), || {
             exporter.store.meta.set_image(&ImageRow {

@@ -128,7 +128,8 @@ impl Drop for Lock {
     }
 }
 
-fn leads_to(path: &Path, file: &File) -> bool {
+/// Whether a path is that of an open file.
+pub(crate) fn leads_to(path: &Path, file: &File) -> bool {
     let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
     match (std::fs::symlink_metadata(path), file.metadata()) {
         (Ok(there), Ok(here)) => identity(there) == identity(here),

@@ -69,7 +69,7 @@ pub struct BuildRequest {
 
 impl BuildRequest {
     /// A request for nothing.
-    fn empty() -> BuildRequest {
+    pub(crate) fn empty() -> BuildRequest {
         BuildRequest {
             definition: Definition::new(),
             config: ImageConfig::default(),
@@ -221,6 +221,7 @@ impl Worker {
         images.unpacked(&image.stack())?;
         images.blobs(&image)?;
         self.store.snapshots.sync()?;
+        self.store.meta.mark_synced()?;
         self.set_name(&reference.to_string(), &image)?;
         Ok(image)
     }
