@@ -1,6 +1,6 @@
 //! The command line. Names are Docker's wherever Docker has one. It does not know what they lead to.
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Builds container images from Dockerfiles, without a daemon.
@@ -33,15 +33,53 @@ pub(crate) enum Command {
 }
 
 /// How progress is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProgressMode {
     /// What suits where it is shown
-    #[default]
     Auto,
     /// Every line of every step
     Plain,
+    /// What suits a terminal; as yet the same
+    Tty,
     /// Nothing but the image's id at the end
     Quiet,
+    /// Nothing but what goes wrong
+    None,
+}
+
+impl ProgressMode {
+    const NAMED: [(&str, ProgressMode); 5] = [
+        ("auto", ProgressMode::Auto),
+        ("plain", ProgressMode::Plain),
+        ("tty", ProgressMode::Tty),
+        ("quiet", ProgressMode::Quiet),
+        ("none", ProgressMode::None),
+    ];
+
+    fn read(text: &str) -> Result<ProgressMode, &'static str> {
+        match ProgressMode::NAMED.iter().find(|(name, _)| *name == text) {
+            Some((_, mode)) => Ok(*mode),
+            None if text == "rawjson" => {
+                Err("it is not supported; there are auto, plain, tty, quiet and none")
+            }
+            None => Err("there are auto, plain, tty, quiet and none"),
+        }
+    }
+
+    /// The name of what the environment asks for. That may be meant for another builder, and is no
+    /// reason to fail.
+    fn of_environment(value: &str) -> &'static str {
+        let known = ProgressMode::NAMED.iter().find(|(name, _)| *name == value);
+        match known {
+            Some((name, _)) => name,
+            None if value.is_empty() => "auto",
+            None => "plain",
+        }
+    }
+}
+
+fn progress_of_environment() -> &'static str {
+    ProgressMode::of_environment(&std::env::var("BUILDKIT_PROGRESS").unwrap_or_default())
 }
 
 #[derive(Debug, Parser)]
@@ -91,8 +129,9 @@ pub(crate) struct BuildArgs {
     /// Keep the image in the store (as without any --output)
     #[arg(long)]
     pub load: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value_t, env = "BUILDKIT_PROGRESS")]
+    /// How progress is shown: auto, plain, tty, quiet or none [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_name = "MODE", value_parser = ProgressMode::read)]
+    #[arg(default_value = progress_of_environment(), hide_default_value = true)]
     pub progress: ProgressMode,
     /// Show nothing, print the image's id
     #[arg(short, long)]
@@ -197,4 +236,25 @@ pub(crate) struct RmiArgs {
     /// The images
     #[arg(required = true)]
     pub names: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_progress_that_kiln_does_not_know_is_an_error_only_as_a_flag() {
+        for (text, flag, environment) in [
+            ("", None, "auto"),
+            ("auto", Some(ProgressMode::Auto), "auto"),
+            ("tty", Some(ProgressMode::Tty), "tty"),
+            ("none", Some(ProgressMode::None), "none"),
+            ("quiet", Some(ProgressMode::Quiet), "quiet"),
+            ("rawjson", None, "plain"),
+            ("colourful", None, "plain"),
+        ] {
+            assert_eq!(ProgressMode::read(text).ok(), flag, "{text}");
+            assert_eq!(ProgressMode::of_environment(text), environment, "{text}");
+        }
+    }
 }

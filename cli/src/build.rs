@@ -2,10 +2,11 @@
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::contexts::{self, Inputs};
-use crate::error::{CommandError, image_words, is_registry};
+use crate::error::{CommandError, is_registry};
 use crate::outputs;
-use crate::plain::{Plain, sanitised};
+use crate::plain::Plain;
 use crate::render::{self, Source};
+use crate::stderr::{self, say};
 use kiln_frontend::{BuildOptions, ImageRequest, LowerError, Lowered, NamedContext, ResolvedImage, Ulimit};
 use kiln_grammar::{Diagnostic, Parse, Severity};
 use kiln_oci::{Platform, Reference};
@@ -51,11 +52,10 @@ pub(crate) fn run(
     let warnings = lowered.warnings.clone();
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let request = request(&args, lowered, resolver.images, folders, outputs, &options)?;
-    let plain = Plain::new(quiet);
+    let plain = Plain::new(quiet || args.progress == ProgressMode::None);
     let show = |p: Progress<'_>| plain.show(p);
-    let result = worker
-        .build(&request, &ProgressSink::new(&show), cancel)
-        .map_err(|e| step_error(e, source, cancel))?;
+    let result =
+        worker.build(&request, &ProgressSink::new(&show), cancel).map_err(|e| step_error(e, source))?;
     tell(&args, quiet, &result, &warnings, source)
 }
 
@@ -70,21 +70,20 @@ fn lower(
 }
 
 fn lower_error(error: LowerError, source: Source<'_>, resolver: &mut Resolver<'_>) -> CommandError {
+    let words = error.to_string();
     match error {
         LowerError::Diagnostic(d) => CommandError::Dockerfile { text: render::diagnostics(source, &[d]) },
-        LowerError::Image { reference, message, line, span } => {
+        LowerError::Image { reference, message, line, .. } => {
             let registry = resolver.failure.take().is_some_and(|e| is_registry(&e));
             let picture = render::lines(source, &[(line, line)]);
-            let _ = span;
             CommandError::Image {
                 text: format!("failed to resolve {reference}: {message}\n{picture}"),
                 registry,
             }
         }
-        error @ LowerError::Lint { .. } => {
-            let LowerError::Lint { warnings, .. } = &error else { return CommandError::NoStore };
-            let text = render::diagnostics(source, warnings);
-            CommandError::Dockerfile { text: format!("{text}error: {error}\n") }
+        LowerError::Lint { warnings, .. } => {
+            let text = render::diagnostics(source, &warnings);
+            CommandError::Dockerfile { text: format!("{text}error: {words}\n") }
         }
     }
 }
@@ -150,7 +149,7 @@ impl Resolver<'_> {
                     Ok(resolved)
                 }
                 Some(Err(error)) => {
-                    let message = image_words(&error);
+                    let message = error.to_string();
                     self.failure.get_or_insert(error);
                     Err(message)
                 }
@@ -369,20 +368,18 @@ fn agents(args: &BuildArgs) -> Result<BTreeMap<String, PathBuf>, CommandError> {
 }
 
 /// A failed step as BuildKit shows it: the end of its output, its lines, what went wrong.
-fn step_error(error: WorkerError, source: Source<'_>, cancel: &CancelToken) -> CommandError {
+fn step_error(error: WorkerError, source: Source<'_>) -> CommandError {
     let WorkerError::Vertex { name, lines, log, error, .. } = error else {
-        let _ = cancel;
         return error.into();
     };
     let mut text = String::from("failed to build: ");
     text.push_str(&error.to_string());
     let mut picture = String::new();
     if !log.is_empty() {
+        let name = name.replace(['\n', '\r'], " ");
         picture.push_str(&format!("------\n > {name}:\n"));
-        for line in &log {
-            let mut clean = Vec::new();
-            sanitised(line, &mut clean);
-            picture.push_str(&String::from_utf8_lossy(&clean));
+        for line in log.iter().flat_map(|line| stderr::shown_lines(line)) {
+            picture.push_str(&String::from_utf8_lossy(line));
             picture.push('\n');
         }
         picture.push_str("------\n");
@@ -404,11 +401,14 @@ fn tell(
 ) -> Result<(), CommandError> {
     let id = result.config_digest.map_or_else(String::new, |d| d.to_string());
     if let Some(path) = &args.iidfile {
-        std::fs::write(path, &id).map_err(CommandError::file("write", path))?;
+        kiln_worker::write_whole(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
         let text = serde_json::to_string_pretty(&metadata(result)).unwrap_or_default();
-        std::fs::write(path, text + "\n").map_err(CommandError::file("write", path))?;
+        kiln_worker::write_whole(path, (text + "\n").as_bytes())?;
+    }
+    if quiet && outputs::any_on_standard_output(&args.outputs, &args.tags) {
+        return Ok(());
     }
     if quiet {
         use std::io::Write;
@@ -440,11 +440,6 @@ fn metadata(result: &BuildResult) -> serde_json::Value {
         map.insert("image.name".to_owned(), result.names.join(",").into());
     }
     map.into()
-}
-
-#[expect(clippy::print_stderr, reason = "this is where people are told")]
-fn say(text: &str) {
-    eprintln!("{text}");
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Errors as people see them: words, hints and exit codes. It does not know how they came about.
 
-use kiln_worker::{RegistryError, WorkerError};
+use crate::stderr;
+use kiln_oci::LayoutError;
+use kiln_worker::WorkerError;
 use std::io;
 use std::path::PathBuf;
 
@@ -13,6 +15,9 @@ pub(crate) enum CommandError {
     /// There is no place for the store.
     #[error("there is no folder for the store: set --root, KILN_ROOT or HOME")]
     NoStore,
+    /// Ctrl-C and its like can't be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] nix::Error),
     /// A file can't be read or written.
     #[error("cannot {action} {path}: {source}")]
     File { action: &'static str, path: PathBuf, source: io::Error },
@@ -44,14 +49,9 @@ impl CommandError {
             | CommandError::NoStore
             | CommandError::Context(_)
             | CommandError::Dockerfile { .. } => 2,
-            CommandError::File { .. } | CommandError::Findings { .. } => 1,
-            CommandError::Image { registry, .. } => {
-                if *registry {
-                    3
-                } else {
-                    1
-                }
-            }
+            CommandError::Signals(_) | CommandError::File { .. } | CommandError::Findings { .. } => 1,
+            CommandError::Image { registry: true, .. } => 3,
+            CommandError::Image { registry: false, .. } => 1,
             CommandError::Step { error, .. } => worker_code(error),
             CommandError::Worker(error) => worker_code(error),
         }
@@ -69,7 +69,13 @@ impl CommandError {
 
 fn worker_code(error: &WorkerError) -> u8 {
     match error {
-        WorkerError::Registry(_) | WorkerError::NoPlatform { .. } | WorkerError::Document { .. } => 3,
+        // What a registry answers: an error, or an image that can't be used.
+        WorkerError::Registry(_)
+        | WorkerError::NoPlatform { .. }
+        | WorkerError::Document { .. }
+        | WorkerError::Config { .. }
+        | WorkerError::LayerCount { .. }
+        | WorkerError::Content(LayoutError::Mismatch { .. }) => 3,
         WorkerError::Canceled => 130,
         WorkerError::Vertex { error, .. } => worker_code(error),
         _ => 1,
@@ -81,19 +87,45 @@ pub(crate) fn is_registry(error: &WorkerError) -> bool {
     worker_code(error) == 3
 }
 
-/// What a registry says of an image, in the words of the field.
-pub(crate) fn image_words(error: &WorkerError) -> String {
+/// Tells of an error on standard error.
+pub(crate) fn report(error: &CommandError) {
     match error {
-        WorkerError::Registry(RegistryError::NotFound { .. }) => format!("{error}"),
-        other => other.to_string(),
+        CommandError::Dockerfile { text } | CommandError::Findings { text } => stderr::write(text),
+        other => stderr::say(&format!("ERROR: {other}")),
     }
 }
 
-/// Tells of an error on standard error.
-#[expect(clippy::print_stderr, reason = "this is where errors are shown")]
-pub(crate) fn report(error: &CommandError) {
-    match error {
-        CommandError::Dockerfile { text } | CommandError::Findings { text } => eprint!("{text}"),
-        other => eprintln!("ERROR: {other}"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_cannot_be_used_is_the_fault_of_its_registry() {
+        let reference = "example.com/x".to_owned();
+        let digest = kiln_oci::Digest::of(b"x");
+        for (error, want) in [
+            (WorkerError::LayerCount { reference: reference.clone(), layers: 1, diff_ids: 2 }, 3),
+            (
+                WorkerError::Config {
+                    reference,
+                    source: serde_json::from_str::<bool>("{").expect_err("no JSON"),
+                },
+                3,
+            ),
+            (
+                WorkerError::Content(LayoutError::Mismatch {
+                    expected: digest,
+                    expected_bytes: 1,
+                    got: digest,
+                    got_bytes: 2,
+                }),
+                3,
+            ),
+            (WorkerError::Content(LayoutError::Missing(digest)), 1),
+            (WorkerError::Canceled, 130),
+        ] {
+            let words = error.to_string();
+            assert_eq!(CommandError::Worker(error).exit_code(), want, "{words}");
+        }
     }
 }

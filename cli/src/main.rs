@@ -10,6 +10,7 @@ mod interrupt;
 mod outputs;
 mod plain;
 mod render;
+mod stderr;
 
 use crate::args::{Args, Command};
 use crate::error::CommandError;

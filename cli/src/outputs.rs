@@ -5,6 +5,9 @@ use kiln_oci::Reference;
 use kiln_worker::{Compress, Form, Output};
 use std::path::PathBuf;
 
+/// What people call standard output.
+const STANDARD_OUTPUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// A name of an image, or a usage error that says which argument is wrong.
 pub(crate) fn reference(argument: &str, name: &str) -> Result<Reference, CommandError> {
     name.parse().map_err(|e: kiln_oci::ReferenceError| CommandError::usage(argument, e.to_string()))
@@ -38,7 +41,21 @@ pub(crate) fn parse_all(
             rewrite_timestamp: false,
         });
     }
+    if all.iter().filter(|output| is_on_standard_output(&output.form)).count() > 1 {
+        let problem = "only one output can go to standard output: give the others dest=FILE";
+        return Err(CommandError::usage("--output", problem));
+    }
     Ok(all)
+}
+
+/// Whether standard output belongs to an output, so that nothing else may be printed there.
+pub(crate) fn any_on_standard_output(outputs: &[String], tags: &[String]) -> bool {
+    parse_all(outputs, tags, false, false)
+        .is_ok_and(|all| all.iter().any(|output| is_on_standard_output(&output.form)))
+}
+
+fn is_on_standard_output(form: &Form) -> bool {
+    matches!(form, Form::Oci(None) | Form::Docker(None) | Form::Tar(None))
 }
 
 /// One output: `type=oci,dest=FILE`, or a folder alone.
@@ -46,6 +63,7 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
     let usage = |problem: String| CommandError::usage(format!("--output {text}"), problem);
     if !text.contains('=') {
         let form = if text == "-" { Form::Tar(None) } else { Form::Local(PathBuf::from(text)) };
+        refuse_terminal(&form, text)?;
         return Ok(Output {
             form,
             names: Vec::new(),
@@ -60,6 +78,7 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
         let (key, value) = field.split_once('=').unwrap_or((field, "true"));
         match key.trim().to_ascii_lowercase().as_str() {
             "type" => kind = Some(value.to_owned()),
+            "dest" if value.is_empty() => return Err(usage("dest is empty".to_owned())),
             "dest" => dest = Some(value.to_owned()),
             "name" => names.push(reference("--output name", value)?),
             "push" => push = value == "true",
@@ -83,7 +102,7 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
     if names.is_empty() {
         names = tags.to_vec();
     }
-    let path = dest.as_deref().filter(|d| *d != "-").map(PathBuf::from);
+    let path = dest.as_deref().filter(|d| !STANDARD_OUTPUT.contains(d)).map(PathBuf::from);
     let form = match kind.as_deref() {
         Some("oci") => Form::Oci(path),
         Some("docker") => Form::Docker(path),
@@ -104,15 +123,36 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
         }
         None => return Err(usage("needs type=".to_owned())),
     };
-    if matches!(form, Form::Oci(None) | Form::Docker(None) | Form::Tar(None))
-        && dest.is_none()
-        && is_terminal()
-    {
-        return Err(usage("dest is required where standard output is a terminal".to_owned()));
-    }
+    refuse_terminal(&form, text)?;
     Ok(Output { form, names, compress, rewrite_timestamp })
 }
 
-fn is_terminal() -> bool {
-    std::io::IsTerminal::is_terminal(&std::io::stdout())
+fn refuse_terminal(form: &Form, text: &str) -> Result<(), CommandError> {
+    if is_on_standard_output(form) && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        let problem = "needs dest=FILE where standard output is a terminal";
+        return Err(CommandError::usage(format!("--output {text}"), problem));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_output_takes_one_output_under_all_its_names() {
+        let parse = |outputs: &[&str]| {
+            let outputs: Vec<String> = outputs.iter().map(|o| (*o).to_owned()).collect();
+            parse_all(&outputs, &[], false, false).map(|all| all.iter().map(|o| o.form.clone()).collect())
+        };
+        let forms: Result<Vec<Form>, _> = parse(&["type=tar,dest=/dev/stdout", "type=oci,dest=x.tar"]);
+        if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+            assert!(forms.is_err());
+        } else {
+            assert_eq!(forms.ok(), Some(vec![Form::Tar(None), Form::Oci(Some("x.tar".into()))]));
+        }
+        for second in ["type=docker", "type=oci,dest=-", "type=tar,dest=/proc/self/fd/1"] {
+            assert!(matches!(parse(&["-", second]), Err(CommandError::Usage { .. })), "{second}");
+        }
+    }
 }

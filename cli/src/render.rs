@@ -10,12 +10,24 @@ pub(crate) struct Source<'a> {
     pub text: &'a str,
 }
 
-/// Renders findings one after another.
+/// How many errors are shown: whoever mends them sees the next ones.
+const ERRORS_SHOWN: usize = 20;
+
+/// Renders findings one after another: all warnings, and the first errors.
 pub(crate) fn diagnostics(source: Source<'_>, all: &[Diagnostic]) -> String {
     let mut out = String::new();
+    let mut errors = 0;
     for diagnostic in all {
+        errors += usize::from(diagnostic.severity == Severity::Error);
+        if diagnostic.severity == Severity::Error && errors > ERRORS_SHOWN {
+            continue;
+        }
         out.push_str(&one(source, diagnostic));
         out.push('\n');
+    }
+    if errors > ERRORS_SHOWN {
+        let more = errors - ERRORS_SHOWN;
+        out.push_str(&format!("{more} more error{} found\n", if more == 1 { " was" } else { "s were" }));
     }
     out
 }
@@ -73,4 +85,35 @@ pub(crate) fn lines(source: Source<'_>, ranges: &[(u32, u32)]) -> String {
     }
     out.push_str("--------------------\n");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(text: &str) -> String {
+        diagnostics(Source { name: "Dockerfile", text }, &kiln_grammar::parse(text).diagnostics)
+    }
+
+    #[test]
+    fn only_the_first_errors_are_shown_and_the_others_counted() {
+        let text = format!("FROM x\n{}", "WHAT\n".repeat(23));
+        let shown = picture(&text);
+        assert_eq!(shown.matches("error: ").count(), ERRORS_SHOWN, "{shown}");
+        assert!(shown.ends_with("\n3 more errors were found\n"), "{shown}");
+        let shown = picture(&format!("FROM x\n{}", "WHAT\n".repeat(20)));
+        assert!(!shown.contains("more error"), "{shown}");
+    }
+
+    #[test]
+    fn carets_stand_below_the_word() {
+        for (line, want) in [
+            ("\tCOPPY\ta\t/b", "2 |     COPPY    a    /b\n  |     ^^^^^\n"),
+            ("COPY --chwon=1 a /b", "2 | COPY --chwon=1 a /b\n  |      ^^^^^^^^^\n"),
+            ("日本 x", "2 | 日本 x\n  | ^^^^\n"),
+        ] {
+            let shown = picture(&format!("FROM x\n{line}\n"));
+            assert!(shown.contains(want), "{shown}");
+        }
+    }
 }

@@ -12,8 +12,62 @@ pub struct PatternList {
 
 #[derive(Clone, Debug)]
 struct Pattern {
-    components: Vec<Vec<u8>>,
+    matcher: Matcher,
     negated: bool,
+}
+
+/// A pattern in the form that is quickest to match. Each takes time in proportion to the path at most.
+#[derive(Clone, Debug)]
+enum Matcher {
+    /// Text without a wildcard.
+    Exact(Vec<u8>),
+    /// Text with `**` behind it.
+    Prefix(Vec<u8>),
+    /// Text with `**/` before it.
+    Anywhere(Vec<u8>),
+    /// Everything else.
+    Automaton(Automaton),
+}
+
+/// All ways to match a pattern followed at once: bit `i` of a state says that element `i` may be next,
+/// the bit after the last element that all have matched.
+#[derive(Clone, Debug)]
+struct Automaton {
+    elements: Vec<Element>,
+    /// For each ASCII character in turn, the elements that are done once they take it.
+    done_by: Vec<u64>,
+    /// Those that may take nothing at all when they are reached, or go on taking: all kinds of stars.
+    stays: Vec<u64>,
+    /// Those of them that take slashes too.
+    crosses: Vec<u64>,
+    /// Those of them that may end after each character: all but gaps.
+    repeats: Vec<u64>,
+    start: Vec<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Element {
+    /// One character.
+    Char(u32),
+    /// `?`: one character that is no slash.
+    AnyChar,
+    /// `[…]`, as written.
+    Class(Vec<u8>),
+    /// `*`: any text without a slash.
+    Star,
+    /// `**` or `**/` before something: nothing, or any text with a slash at its end.
+    Gap,
+    /// `**` at the end, or before text without wildcards: any text.
+    AnyText,
+}
+
+/// What an automaton is asked about a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// Whether it matches the path or a folder that this is in.
+    Matches,
+    /// Whether it may match something beneath the path.
+    GoesOn,
 }
 
 /// A pattern that can't be read.
@@ -45,12 +99,10 @@ impl PatternList {
             if body.is_empty() {
                 continue;
             }
-            let components = clean(body);
-            for component in components.iter().filter(|c| c.as_slice() != b"**") {
-                check(component).map_err(|()| PatternError(String::from_utf8_lossy(text).into_owned()))?;
-            }
+            let matcher = Matcher::read(&clean(body))
+                .ok_or_else(|| PatternError(String::from_utf8_lossy(text).into_owned()))?;
             list.has_exceptions |= negated;
-            list.patterns.push(Pattern { components, negated });
+            list.patterns.push(Pattern { matcher, negated });
         }
         Ok(list)
     }
@@ -67,15 +119,11 @@ impl PatternList {
 
     /// The number of the pattern that decides about `path`, or `None` if none matches.
     pub fn deciding(&self, path: &[u8]) -> Option<usize> {
-        let components: Vec<&[u8]> = path.split(|&c| c == b'/').collect();
         let mut decided = None;
         let mut matched = false;
         for (i, pattern) in self.patterns.iter().enumerate() {
             // One that would not change the answer need not be tried.
-            if pattern.negated != matched {
-                continue;
-            }
-            if (1..=components.len()).any(|n| match_components(&pattern.components, &components[..n])) {
+            if pattern.negated == matched && pattern.matcher.matches(path) {
                 matched = !pattern.negated;
                 decided = Some(i);
             }
@@ -88,101 +136,255 @@ impl PatternList {
         if !self.matches(path) {
             return Matched::No;
         }
-        if !self.has_exceptions {
-            return Matched::Whole;
-        }
-        let components: Vec<&[u8]> = path.split(|&c| c == b'/').collect();
         let beneath =
-            self.patterns.iter().any(|p| p.negated && may_match_beneath(&p.components, &components));
+            self.has_exceptions && self.patterns.iter().any(|p| p.negated && p.matcher.goes_on(path));
         if beneath { Matched::Partly } else { Matched::Whole }
     }
 
     /// Whether something beneath the folder `path` may match although the folder itself does not.
     pub fn may_match_beneath(&self, path: &[u8]) -> bool {
-        let components: Vec<&[u8]> = path.split(|&c| c == b'/').collect();
-        self.patterns.iter().any(|p| !p.negated && may_match_beneath(&p.components, &components))
+        self.patterns.iter().any(|p| !p.negated && p.matcher.goes_on(path))
     }
 }
 
-/// Go's `filepath.Clean`, in components. A slash in front stays, as an empty component that no path has:
-/// reading an ignore file takes it away, a pattern given otherwise keeps it and so matches nothing.
-fn clean(pattern: &[u8]) -> Vec<Vec<u8>> {
-    let mut out: Vec<Vec<u8>> = Vec::new();
-    if pattern.first() == Some(&b'/') {
-        out.push(Vec::new());
+impl Matcher {
+    /// Reads a pattern that is clean; `None` if it is malformed.
+    fn read(pattern: &[u8]) -> Option<Matcher> {
+        if is_literal(pattern) {
+            return Some(Matcher::Exact(pattern.to_vec()));
+        }
+        match (pattern.strip_suffix(b"**"), pattern.strip_prefix(b"**/")) {
+            (Some(text), _) if is_literal(text) => Some(Matcher::Prefix(text.to_vec())),
+            (_, Some(text)) if is_literal(text) => Some(Matcher::Anywhere(text.to_vec())),
+            _ => Some(Matcher::Automaton(Automaton::new(elements(pattern)?))),
+        }
     }
+
+    /// Whether it matches `path` or a folder that this is in.
+    fn matches(&self, path: &[u8]) -> bool {
+        match self {
+            Matcher::Exact(text) => is_or_is_in(path, text),
+            Matcher::Prefix(text) => path.starts_with(text),
+            Matcher::Anywhere(text) => {
+                let ends = (path.iter().enumerate()).filter(|(_, c)| **c == b'/').map(|(at, _)| at + 1);
+                std::iter::once(0).chain(ends).any(|at| is_or_is_in(&path[at..], text))
+            }
+            Matcher::Automaton(automaton) => automaton.answer(path, Question::Matches),
+        }
+    }
+
+    /// Whether it may match something beneath `folder` for what it is called there.
+    fn goes_on(&self, folder: &[u8]) -> bool {
+        match self {
+            Matcher::Exact(text) => is_in(text, folder),
+            Matcher::Prefix(text) => is_in(text, folder) || folder.starts_with(text),
+            Matcher::Anywhere(_) => true,
+            Matcher::Automaton(automaton) => automaton.answer(folder, Question::GoesOn),
+        }
+    }
+}
+
+fn is_literal(pattern: &[u8]) -> bool {
+    !pattern.iter().any(|c| b"*?[]\\".contains(c))
+}
+
+/// Whether `path` is `folder` or beneath it.
+fn is_or_is_in(path: &[u8], folder: &[u8]) -> bool {
+    path.strip_prefix(folder).is_some_and(|below| matches!(below.first(), None | Some(b'/')))
+}
+
+fn is_in(path: &[u8], folder: &[u8]) -> bool {
+    path.len() > folder.len() && is_or_is_in(path, folder)
+}
+
+/// The elements of a pattern as moby's regular expression has them; `None` if it is malformed.
+fn elements(pattern: &[u8]) -> Option<Vec<Element>> {
+    let mut out: Vec<Element> = Vec::new();
+    let mut rest = pattern;
+    while !rest.is_empty() {
+        let (element, used) = match rest {
+            [b'*', b'*', b'/', _, ..] => (Element::Gap, 3),
+            [b'*', b'*', after @ ..] => {
+                let is_text = after.is_empty() || (out.is_empty() && is_literal(after));
+                (if is_text { Element::AnyText } else { Element::Gap }, 2)
+            }
+            [b'*', ..] => (Element::Star, 1),
+            [b'?', ..] => (Element::AnyChar, 1),
+            [b'[', ..] => {
+                let (used, _) = match_class(rest, b"x")?;
+                (Element::Class(rest[..used].to_vec()), used)
+            }
+            [b'\\', after @ ..] => {
+                let len = char_len(after);
+                (len > 0).then(|| (Element::Char(code(&after[..len])), 1 + len))?
+            }
+            _ => (Element::Char(code(&rest[..char_len(rest)])), char_len(rest)),
+        };
+        // A gap after a gap adds nothing.
+        if element != Element::Gap || out.last() != Some(&Element::Gap) {
+            out.push(element);
+        }
+        rest = &rest[used..];
+    }
+    Some(out)
+}
+
+/// A character's scalar value; a byte that is no UTF-8 has one beyond all of them.
+fn code(c: &[u8]) -> u32 {
+    match c {
+        [b] if !b.is_ascii() => 0x11_0000 + u32::from(*b),
+        _ => scalar(c),
+    }
+}
+
+impl Automaton {
+    fn new(elements: Vec<Element>) -> Automaton {
+        let words = elements.len() / 64 + 1;
+        let none = vec![0; words];
+        let mut it = Automaton {
+            done_by: vec![0; words * 128],
+            stays: none.clone(),
+            crosses: none.clone(),
+            repeats: none.clone(),
+            start: none,
+            elements,
+        };
+        for (i, element) in it.elements.iter().enumerate() {
+            let (word, bit) = (i / 64, 1 << (i % 64));
+            for c in 0..128 {
+                if element.is_done_by(&[c]) {
+                    it.done_by[usize::from(c) * words + word] |= bit;
+                }
+            }
+            let (crosses, repeats) = match element {
+                Element::Char(_) | Element::AnyChar | Element::Class(_) => continue,
+                Element::Star => (0, bit),
+                Element::Gap => (bit, 0),
+                Element::AnyText => (bit, bit),
+            };
+            it.stays[word] |= bit;
+            it.crosses[word] |= crosses;
+            it.repeats[word] |= repeats;
+        }
+        let mut carry = 1;
+        for word in 0..words {
+            (it.start[word], carry) = it.with_what_follows(word, carry);
+        }
+        it
+    }
+
+    fn answer(&self, path: &[u8], question: Question) -> bool {
+        // Nearly every pattern has less than 64 elements, and then needs no memory of its own.
+        match *self.start {
+            [state] => self.run([state], path, question),
+            _ => self.run(self.start.clone(), path, question),
+        }
+    }
+
+    fn run(&self, mut state: impl AsMut<[u64]>, path: &[u8], question: Question) -> bool {
+        let state = state.as_mut();
+        let mut rest = path;
+        while let Some(&first) = rest.first() {
+            if first == b'/' && question == Question::Matches && self.has_matched(state) {
+                return true;
+            }
+            let len = if first < 0x80 { 1 } else { char_len(rest) };
+            if !self.step(state, &rest[..len]) {
+                return false;
+            }
+            rest = &rest[len..];
+        }
+        match question {
+            Question::Matches => self.has_matched(state),
+            Question::GoesOn => {
+                self.step(state, b"/");
+                let last = self.elements.len();
+                state[last / 64] &= !(1 << (last % 64));
+                state.iter().any(|w| *w != 0)
+            }
+        }
+    }
+
+    fn has_matched(&self, state: &[u64]) -> bool {
+        let last = self.elements.len();
+        state[last / 64] >> (last % 64) & 1 == 1
+    }
+
+    /// Takes a character; false if nothing can match any more.
+    #[inline(always)]
+    fn step(&self, state: &mut [u64], c: &[u8]) -> bool {
+        let words = state.len();
+        let mut carry = 0;
+        let mut alive = 0;
+        for (word, bits) in state.iter_mut().enumerate() {
+            let done = match c {
+                [c] if c.is_ascii() => self.done_by[usize::from(*c) * words + word],
+                _ => self.done_by_other(word, c),
+            };
+            let stays = if c == b"/" { self.crosses[word] } else { self.stays[word] };
+            let (done, stays) = (*bits & done, *bits & stays);
+            let reached = done << 1 | carry | stays & self.repeats[word];
+            let (reached, follows) = self.with_what_follows(word, reached);
+            *bits = reached | stays;
+            carry = done >> 63 | follows;
+            alive |= *bits;
+        }
+        alive != 0
+    }
+
+    /// What has been reached in one word of a state, with what stands behind elements that may be empty.
+    #[inline(always)]
+    fn with_what_follows(&self, word: usize, mut reached: u64) -> (u64, u64) {
+        let may_be_empty = self.stays[word];
+        loop {
+            let all = reached | (reached & may_be_empty) << 1;
+            if all == reached {
+                return (all, (all & may_be_empty) >> 63);
+            }
+            reached = all;
+        }
+    }
+
+    fn done_by_other(&self, word: usize, c: &[u8]) -> u64 {
+        let here = self.elements.iter().skip(word * 64).take(64);
+        here.enumerate().filter(|(_, e)| e.is_done_by(c)).fold(0, |bits, (i, _)| bits | 1 << i)
+    }
+}
+
+impl Element {
+    /// Whether it has matched once it has taken the character.
+    fn is_done_by(&self, c: &[u8]) -> bool {
+        match self {
+            Element::Char(wanted) => *wanted == code(c),
+            Element::AnyChar => c != b"/",
+            Element::Class(class) => match_class(class, c).is_some_and(|(_, matched)| matched),
+            Element::Gap => c == b"/",
+            Element::Star | Element::AnyText => false,
+        }
+    }
+}
+
+/// Go's `filepath.Clean`. A slash in front stays, which no path has: reading an ignore file takes it away,
+/// a pattern given otherwise keeps it and so matches nothing.
+fn clean(pattern: &[u8]) -> Vec<u8> {
+    let is_rooted = pattern.first() == Some(&b'/');
+    let mut out: Vec<&[u8]> = Vec::new();
     for component in pattern.split(|&c| c == b'/') {
         match component {
             b"" | b"." => {}
-            b".." if out.last().is_some_and(|last| !last.is_empty() && last != b"..") => {
+            b".." if out.last().is_some_and(|last| *last != b"..") => {
                 out.pop();
             }
-            b".." if pattern.first() == Some(&b'/') => {}
-            other => out.push(other.to_vec()),
+            b".." if is_rooted => {}
+            other => out.push(other),
         }
     }
-    if out.is_empty() {
-        out.push(b".".to_vec());
+    let text = out.join(&b'/');
+    match (is_rooted, text.is_empty()) {
+        (true, _) => [b"/", text.as_slice()].concat(),
+        (false, true) => b".".to_vec(),
+        (false, false) => text,
     }
-    out
-}
-
-/// Whether pattern components match path components; `**` stands for any number of them. In moby a
-/// component may hold `**` beside other text, where it crosses slashes too.
-fn match_components(pattern: &[Vec<u8>], path: &[&[u8]]) -> bool {
-    if pattern.iter().any(|c| c.as_slice() != b"**" && contains_double_star(c)) {
-        let pattern = pattern.join(&b'/');
-        return match_across(&pattern, &path.join(&b'/'));
-    }
-    let Some((first, rest)) = pattern.split_first() else { return path.is_empty() };
-    if first == b"**" {
-        if rest.is_empty() {
-            return !path.is_empty();
-        }
-        return (0..=path.len()).any(|n| match_components(rest, &path[n..]));
-    }
-    match path.split_first() {
-        Some((name, below)) => wildcard_match(first, name) && match_components(rest, below),
-        None => false,
-    }
-}
-
-fn contains_double_star(component: &[u8]) -> bool {
-    component.windows(2).any(|w| w == b"**")
-}
-
-/// Matches a whole pattern in which `**` crosses slashes and `*` does not.
-fn match_across(pattern: &[u8], path: &[u8]) -> bool {
-    match pattern {
-        [] => path.is_empty(),
-        [b'*', b'*', b'/', rest @ ..] => {
-            match_across(rest, path)
-                || (0..path.len()).any(|n| path[n] == b'/' && match_across(rest, &path[n + 1..]))
-        }
-        [b'*', b'*', rest @ ..] => (0..=path.len()).any(|n| match_across(rest, &path[n..])),
-        [b'*', rest @ ..] => {
-            let end = path.iter().position(|&c| c == b'/').unwrap_or(path.len());
-            (0..=end).any(|n| match_across(rest, &path[n..]))
-        }
-        _ => match (match_one(pattern, path), path) {
-            (Some((used, true)), [_, below @ ..]) => match_across(&pattern[used..], below),
-            _ => false,
-        },
-    }
-}
-
-fn may_match_beneath(pattern: &[Vec<u8>], folder: &[&[u8]]) -> bool {
-    for (i, component) in pattern.iter().enumerate() {
-        if contains_double_star(component) {
-            return true;
-        }
-        match folder.get(i) {
-            Some(name) if wildcard_match(component, name) => {}
-            Some(_) => return false,
-            None => return true,
-        }
-    }
-    false
 }
 
 /// Go's `filepath.Match` for one component: `*`, `?`, `[class]`, `\c`. A malformed pattern matches nothing.
@@ -289,19 +491,6 @@ fn char_len(text: &[u8]) -> usize {
     if text.get(..wanted).is_some_and(|c| std::str::from_utf8(c).is_ok()) { wanted } else { 1 }
 }
 
-fn check(component: &[u8]) -> Result<(), ()> {
-    let mut at = 0;
-    while at < component.len() {
-        match component[at] {
-            b'[' => at += match_class(&component[at..], b"x").ok_or(())?.0,
-            b'\\' if at + 1 == component.len() => return Err(()),
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    Ok(())
-}
-
 /// Whether the text has a wildcard in it that is not escaped (Go's `containsWildcards`).
 pub fn has_wildcard(pattern: &str) -> bool {
     let mut escaped = false;
@@ -315,6 +504,7 @@ pub fn has_wildcard(pattern: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn wildcards_match_as_in_go() {
@@ -380,6 +570,21 @@ mod tests {
             (&["!x"], "x", false),
             (&["."], "x", false),
             (&["**/*.go", "!**/a.go"], "d/a.go", false),
+            (&["a**b"], "a/x/b", true),
+            (&["a**b"], "axb", false),
+            (&["**foo"], "xfoo", true),
+            (&["**foo*"], "xfoo", false),
+            (&["**foo*"], "x/foos", true),
+            (&["abc/**"], "abc", false),
+            (&["abc**"], "abcd/e", true),
+            (&["a/**/b"], "a/b/c", true),
+            (&["a[^b]c"], "a/c", true),
+            (&["\\*"], "*", true),
+            (&["\\*"], "x", false),
+            (&["ö?"], "öä", true),
+            (&["**/a/b"], "x/a/b/c", true),
+            (&["**/a/b"], "xa/b", false),
+            (&["/**/a"], "a", false),
         ] {
             let list = PatternList::parse(patterns).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(list.matches(path.as_bytes()), want, "{patterns:?} {path}");
@@ -395,5 +600,121 @@ mod tests {
         assert_eq!(list.matches_folder(b"docs/a"), Matched::Partly);
         assert_eq!(list.matches_folder(b"docs/a/b"), Matched::Whole);
         assert_eq!(list.matches_folder(b"src"), Matched::No);
+    }
+
+    #[test]
+    fn matching_takes_time_in_proportion_to_the_path() {
+        let many_stars = format!("{}b", "**a".repeat(8));
+        let one_by_one = format!("{}b", "*a".repeat(100));
+        let nested = "a/".repeat(60) + "a";
+        let many_folders = format!("{}b", "**/a/".repeat(6));
+        let all_at_once = format!("{}b", "**/*a*/".repeat(100));
+        let long = "a".repeat(20_000);
+        let started = std::time::Instant::now();
+        for (pattern, path) in [
+            (many_stars.as_str(), &long[..120]),
+            (&many_folders, &nested),
+            (&all_at_once, &nested),
+            (&one_by_one, &long),
+            (&many_stars, &long),
+        ] {
+            let list = PatternList::parse([pattern]).unwrap_or_else(|e| panic!("{e}"));
+            assert!(!list.matches(path.as_bytes()), "{pattern}");
+            list.may_match_beneath(path.as_bytes());
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_pattern_of_many_elements_matches() {
+        for count in [62, 63, 64, 65, 127, 128, 200] {
+            let pattern = format!("**/{}*?[x]*end", "ab".repeat(count / 2));
+            let path = format!("dir/{}-ö-x/end/of", "ab".repeat(count / 2));
+            let list = PatternList::parse([&pattern]).unwrap_or_else(|e| panic!("{e}"));
+            assert!(!list.matches(path.as_bytes()), "{count}");
+            assert!(list.matches(path.replace("x/", "x-").as_bytes()), "{count}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_match_beneath_a_folder_is_walked_for_it() {
+        for (pattern, folder, want) in [
+            ("src/*.c", "src", true),
+            ("src/*.c", "sr", false),
+            ("src/*.c", "src/x", false),
+            ("src", "src", false),
+            ("src/a", "src", true),
+            ("src/**", "src", true),
+            ("src/**", "sr", false),
+            ("src/**", "src/a/b", true),
+            ("**/x", "any/where", true),
+            ("a/**/x*", "any/where", false),
+            ("a/**/x*", "a/where", true),
+            ("?/x", "ab", false),
+        ] {
+            let list = PatternList::parse([pattern]).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(list.may_match_beneath(folder.as_bytes()), want, "{pattern} {folder}");
+        }
+    }
+
+    /// Moby's regular expression for a pattern, tried in every way.
+    fn slowly(pattern: &[u8], path: &[u8], is_first: bool) -> bool {
+        let somewhere = |after: &[u8]| (0..=path.len()).any(|n| slowly(after, &path[n..], false));
+        match pattern {
+            [] => path.is_empty(),
+            [b'*', b'*'] | [b'*', b'*', b'/'] => true,
+            [b'*', b'*', after @ ..] => {
+                let slash = after.first() == Some(&b'/');
+                if is_first && !slash && !after.iter().any(|c| b"*?[]\\".contains(c)) {
+                    return somewhere(after);
+                }
+                let after = &after[usize::from(slash)..];
+                let ends = (0..path.len()).filter(|n| path[*n] == b'/').map(|n| n + 1);
+                std::iter::once(0).chain(ends).any(|n| slowly(after, &path[n..], false))
+            }
+            [b'*', after @ ..] => {
+                let end = path.iter().position(|c| *c == b'/').unwrap_or(path.len());
+                (0..=end).any(|n| slowly(after, &path[n..], false))
+            }
+            _ => match match_one(pattern, path) {
+                Some((used, true)) => slowly(&pattern[used..], &path[char_len(path)..], false),
+                _ => false,
+            },
+        }
+    }
+
+    fn joined_from(pieces: &'static [&'static str], count: usize) -> impl Strategy<Value = String> {
+        proptest::collection::vec(proptest::sample::select(pieces), 1..count).prop_map(|all| all.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn patterns_match_what_the_slow_way_matches(
+            pattern in joined_from(&["a", "b", "ö", "*", "**", "**/", "?", "/", "[ab]", "[^a]", "\\*"], 8),
+            path in joined_from(&["a", "b", "ö", "*", "/", "/a"], 9),
+        ) {
+            let (pattern, path) = (clean(pattern.as_bytes()), clean(path.trim_matches('/').as_bytes()));
+            let list = PatternList::parse([&pattern]).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            let ends = (0..=path.len()).filter(|n| path.get(*n).is_none_or(|c| *c == b'/'));
+            let matching: Vec<usize> = ends.filter(|n| slowly(&pattern, &path[..*n], true)).collect();
+            prop_assert_eq!(list.matches(&path), !matching.is_empty());
+            for (n, _) in path.iter().enumerate().filter(|(n, c)| **c == b'/' && matching.iter().any(|m| m > n)) {
+                prop_assert!(list.may_match_beneath(&path[..n]), "{}", n);
+            }
+        }
+    }
+
+    #[test]
+    fn ten_patterns_match_20000_files_in_no_time() {
+        let patterns = ["node_modules", "**/.git", "*.md", "**/*.pyc", "docs/**", "build/*/out"];
+        let further = ["**/__pycache__", "!docs/keep/**", "**/tmp*/x", "a?c/[b-d]*"];
+        let list = PatternList::parse(patterns.iter().chain(&further)).unwrap_or_else(|e| panic!("{e}"));
+        let file = |i| format!("src/package{}/module{}/file{i}.rs", i % 50, i % 300);
+        let files: Vec<String> = (0..20_000).map(file).collect();
+        let started = std::time::Instant::now();
+        assert!(!files.iter().any(|f| list.matches(f.as_bytes())));
+        // Optimised it takes less than 10 ms.
+        assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
     }
 }

@@ -83,6 +83,23 @@ impl Caches {
         Ok(caches)
     }
 
+    /// Ends the use of all of them. A generation that another build replaced meanwhile is removed by its last
+    /// user; where a step fails, by the next sweep.
+    pub fn release(self, store: &Store) -> Result<(), WorkerError> {
+        let Caches { folders, _generations, _locks } = self;
+        drop(_generations);
+        for folder in folders.values() {
+            let Some(parent) = folder.parent() else { continue };
+            if std::fs::read_link(parent.join("current")).is_ok_and(|now| parent.join(now) != *folder) {
+                let name = parent.file_name().unwrap_or_default().to_string_lossy();
+                if let Some(_filling) = store.try_lock(&format!("fill-{name}"))? {
+                    remove_unused(parent)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What is mounted at a place of the step, if that is a cache.
     pub fn source(&self, place: usize) -> Result<Option<MountSource>, WorkerError> {
         let Some(folder) = self.folders.get(&place) else { return Ok(None) };

@@ -11,9 +11,7 @@ use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Secu
 use kiln_snapshotter::{
     Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
 };
-use kiln_solver::{
-    Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
-};
+use kiln_solver::{Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +38,9 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
     let spec = spec(build, vertex, exec, &mount, &mut held)?;
     let mut show = |line| build.progress.send(Progress::Log { vertex, line: &line });
     let status = kiln_runner::run(spec, &mut show, build.cancel)?;
+    let caches = std::mem::take(&mut held.caches);
     drop(held);
+    caches.release(build.store)?;
     drop(mount);
     let fine = match status {
         ExitStatus::Code(code) if exec.meta.valid_exit_codes.is_empty() => code == 0,

@@ -4,14 +4,20 @@
 use crate::WorkerError;
 use crate::images::{Image, Images};
 use crate::layer::{Layer, Stack};
+use crate::output::stopping::{self, STOP_LOOK, Stopping};
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
 use kiln_oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, MediaType, Reference};
+use kiln_registry::RegistryError;
 use kiln_snapshotter::compress::{Compression, Encoder};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+
+/// Blobs that are pushed at once.
+const BLOBS_AT_ONCE: usize = 4;
 
 /// How a layer's blob is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -87,7 +93,8 @@ impl Exporter<'_> {
     ) -> Result<T, WorkerError> {
         let started = Instant::now();
         self.progress.send(Progress::Task { name, took: None });
-        let done = work()?;
+        stopping::check(self.images.cancel)?;
+        let done = work().map_err(stopping::because_of(self.images.cancel))?;
         self.progress.send(Progress::Task { name, took: Some(started.elapsed()) });
         Ok(done)
     }
@@ -103,6 +110,7 @@ impl Exporter<'_> {
     ) -> Result<Blobs, WorkerError> {
         let mut all = Blobs::default();
         for (at, layer) in stack.0.iter().enumerate() {
+            stopping::check(self.images.cancel)?;
             let (diff_id, blob) = match self.pulled_blob(layer)? {
                 Some(blob) => (layer.diff_id, blob),
                 None => self.made_blob(stack, at, compress, latest_s)?,
@@ -148,7 +156,8 @@ impl Exporter<'_> {
         let (diff_id, tar_bytes) = self.task(&name, || {
             let failed = |e| WorkerError::io("compress", "a layer")(e);
             let buffered = BufWriter::with_capacity(1 << 20, &mut writer);
-            let mut out = Encoder::new(buffered, compress.encoding(), None).map_err(failed)?;
+            let encoder = Encoder::new(buffered, compress.encoding(), None).map_err(failed)?;
+            let mut out = Stopping { inner: encoder, cancel: self.images.cancel };
             let written = match latest_s {
                 Some(latest_s) => self.store.snapshots.write_layer_clamped(&id, latest_s, &mut out)?,
                 None => {
@@ -156,7 +165,7 @@ impl Exporter<'_> {
                     (layer.diff_id, 0)
                 }
             };
-            out.finish().and_then(|mut w| w.flush()).map_err(failed)?;
+            out.inner.finish().and_then(|mut w| w.flush()).map_err(failed)?;
             Ok(written)
         })?;
         let (digest, size) = writer.commit()?;
@@ -205,24 +214,43 @@ impl Exporter<'_> {
         to: &Reference,
         mount_from: &[String],
     ) -> Result<Digest, WorkerError> {
-        let all: Vec<&Descriptor> =
-            documents.manifest.layers.iter().chain([&documents.manifest.config]).collect();
-        let open = |digest: Digest| move || self.store.content.blob(&digest).map_err(std::io::Error::other);
-        let client = self.images.client;
-        let pushed: Vec<Result<(), WorkerError>> = std::thread::scope(|scope| {
-            let send = |blob: &Descriptor| {
-                let open = open(blob.digest);
-                self.images.runtime.block_on(client.push_blob(to, blob, mount_from, &open))?;
-                Ok(())
-            };
-            let threads: Vec<_> = all.iter().map(|blob| scope.spawn(move || send(blob))).collect();
-            let lost = || Err(WorkerError::Unsupported("a panic while pushing".to_owned()));
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
-        });
-        pushed.into_iter().collect::<Result<(), _>>()?;
+        let named = documents.manifest.layers.iter().chain([&documents.manifest.config]);
+        let blobs: BTreeMap<Digest, &Descriptor> = named.map(|blob| (blob.digest, blob)).collect();
+        let blobs: Vec<&Descriptor> = blobs.into_values().collect();
+        let next = AtomicUsize::new(0);
+        let push_some = || -> Result<(), WorkerError> {
+            while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
+                let pushed = self.network(self.images.client.push_blob(to, blob, mount_from, &open));
+                // Where one fails nobody needs the others.
+                pushed.inspect_err(|_| next.store(blobs.len(), Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..blobs.len().min(BLOBS_AT_ONCE)).map(|_| scope.spawn(push_some)).collect();
+            let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
+            results.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
+        })?;
         let media_type = documents.descriptor().media_type;
-        let push = client.push_manifest(to, &media_type, &documents.manifest_bytes);
-        Ok(self.images.runtime.block_on(push)?)
+        self.network(self.images.client.push_manifest(to, &media_type, &documents.manifest_bytes))
+    }
+
+    /// Waits for the network, but no longer than the user does.
+    fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
+        let stopped = async {
+            while !self.images.cancel.is_cancelled() {
+                tokio::time::sleep(STOP_LOOK).await;
+            }
+        };
+        self.images.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = stopped => Err(WorkerError::Canceled),
+                done = work => Ok(done?),
+            }
+        })
     }
 
     /// Pushes an image of the store; its manifest as it is, where it has one.

@@ -27,6 +27,6 @@ pub use images::Image;
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::CancelToken;
 pub use meta::ImageRow;
-pub use output::{Form, Output};
+pub use output::{Form, Output, write_whole};
 pub use progress::{Progress, ProgressSink, Transfer};
 pub use worker::{BuildRequest, BuildResult, LocalFolder, Worker};

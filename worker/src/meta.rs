@@ -23,6 +23,7 @@ use kiln_oci::{Descriptor, DiffId, Digest, MediaType};
 use kiln_snapshotter::{Committed, SnapshotId};
 use kiln_solver::{CacheKey, ContentId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -187,6 +188,16 @@ impl Meta {
             .prepare_cached(sql)
             .and_then(|mut s| s.query_row([diff_id.to_string()], layer_row).optional());
         row.map_err(|e| self.fail(e))
+    }
+
+    /// The snapshots of all layers.
+    pub fn snapshots(&self) -> Result<HashSet<SnapshotId>, WorkerError> {
+        let connection = self.lock();
+        let read = |row: &Row<'_>| parsed(0, &row.get::<_, String>(0)?);
+        let rows = connection
+            .prepare_cached("SELECT snapshot FROM layer")
+            .and_then(|mut s| s.query_map([], read)?.collect());
+        rows.map_err(|e| self.fail(e))
     }
 
     /// Notes that a layer is right only on the layers that `below` stands for.

@@ -1,28 +1,41 @@
 //! The store on disk: content, snapshots, metadata and locks under one folder.
 //!
 //! ```text
-//! <root>/version            1
+//! <root>/version            1, written when all the rest was made
 //! <root>/content/           blobs, an OCI layout
 //! <root>/snapshots/<id>/    layers, unpacked
 //! <root>/meta.db            what they are
 //! <root>/cache-mounts/<id>/ what `RUN --mount=type=cache` keeps
 //! <root>/locks/<name>       flocks: they die with the process that holds them
+//! <root>/locks/alive-<n>    the lock of one who makes snapshots; if nobody holds it, he died
+//! <root>/tmp/<name>/        what one command needs for its time; locked as long as it lives
 //! ```
+//! Who gives up a lock removes its file while he holds it alone; who gets one looks whether the path still
+//! leads to it.
 //! It does not know graphs, images or registries.
 
 use crate::WorkerError;
 use crate::meta::Meta;
 use kiln_oci::Layout;
 use kiln_runner::CancelToken;
-use kiln_snapshotter::Snapshotter;
+use kiln_snapshotter::{SnapshotError, Snapshotter, Tree};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
 
 const VERSION: &str = "1";
 /// How long a wait for a lock pauses at first, and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// What the locks of [`Store::mark_alive`] are called.
+const ALIVE: &str = "alive-";
+/// A finished snapshot that is not noted for so long never will be.
+const NOTED_WITHIN: Duration = Duration::from_hours(1);
 
 /// An open store.
 #[derive(Debug)]
@@ -39,6 +52,13 @@ pub(crate) struct Lock {
     file: File,
     path: PathBuf,
     sharing: Sharing,
+}
+
+/// Who makes snapshots, or did so until he died.
+#[derive(Debug, Default)]
+struct Marks {
+    live: usize,
+    dead: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +82,144 @@ impl Store {
         if stat.mode() & 0o022 != 0 {
             return Err(WorkerError::StoreUnsafe { root: root.clone(), flaw: "can be written by others" });
         }
-        for folder in ["snapshots", "cache-mounts", "locks"] {
+        if is_set_up(root)? {
+            return Store::open_parts(root);
+        }
+        // The version is written last, so that a store that has one is whole.
+        private_folder(&root.join("locks"))?;
+        let open = root.join("locks/open");
+        let _setting_up = waited(&CancelToken::new(), || Lock::take(open.clone(), Sharing::Alone))?;
+        let is_whole = is_set_up(root)?;
+        let store = Store::open_parts(root)?;
+        if !is_whole {
+            let (new, path) = (root.join("version.new"), root.join("version"));
+            std::fs::write(&new, format!("{VERSION}\n")).map_err(WorkerError::io("write", &new))?;
+            std::fs::rename(&new, &path).map_err(WorkerError::io("write", path))?;
+        }
+        Ok(store)
+    }
+
+    fn open_parts(root: &Path) -> Result<Store, WorkerError> {
+        for folder in ["snapshots", "cache-mounts", "locks", "tmp"] {
             private_folder(&root.join(folder))?;
         }
-        check_version(root)?;
         Ok(Store {
             content: Layout::open(&root.join("content"))?,
             snapshots: Snapshotter::open(&root.join("snapshots"))?,
             meta: Meta::open(&root.join("meta.db"))?,
-            root: root.clone(),
+            root: root.to_owned(),
         })
+    }
+
+    /// To be held by all that makes snapshots. What a dead holder leaves of it tells that there is
+    /// something to sweep.
+    pub fn mark_alive(&self) -> Result<Lock, WorkerError> {
+        loop {
+            let random = RandomState::new().build_hasher().finish();
+            if let Some(lock) = self.try_lock(&format!("{ALIVE}{random:016x}"))? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// A folder that is gone when it is dropped, and the lock that keeps it from being swept until then.
+    pub fn temporary_folder(&self) -> Result<(TempDir, File), WorkerError> {
+        let parent = self.root.join("tmp");
+        loop {
+            let folder =
+                tempfile::tempdir_in(&parent).map_err(WorkerError::io("create a folder in", &parent))?;
+            // A sweep may have taken it before it was locked.
+            if let Ok(file) = File::open(folder.path())
+                && file.try_lock().is_ok()
+                && leads_to(folder.path(), &file)
+            {
+                return Ok((folder, file));
+            }
+        }
+    }
+
+    /// Removes what dead processes left behind. Looks at snapshots only if one died, since there may be many.
+    pub fn sweep(&self) -> Result<(), WorkerError> {
+        let Some(_alone) = self.try_lock("sweep")? else { return Ok(()) };
+        self.content.sweep()?;
+        self.sweep_temporary()?;
+        let dead = self.marks()?.dead;
+        if dead.is_empty() {
+            return Ok(());
+        }
+        self.snapshots.sweep()?;
+        crate::cache_mount::sweep(self)?;
+        self.sweep_locks()?;
+        if self.sweep_unnoted()? {
+            for mark in dead {
+                std::fs::remove_file(&mark).map_err(WorkerError::io("remove", mark))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_temporary(&self) -> Result<(), WorkerError> {
+        let parent = self.root.join("tmp");
+        let tree = Tree::open(&parent)?;
+        for entry in std::fs::read_dir(&parent).map_err(WorkerError::io("list", &parent))?.flatten() {
+            let Ok(file) = File::open(entry.path()) else { continue };
+            if file.try_lock().is_ok() && leads_to(&entry.path(), &file) {
+                match tree.remove(entry.file_name().as_bytes(), true) {
+                    Ok(()) | Err(SnapshotError::NotFound(_)) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the files of locks whose holders died; but not what tells that somebody died.
+    fn sweep_locks(&self) -> Result<(), WorkerError> {
+        let folder = self.root.join("locks");
+        for entry in std::fs::read_dir(&folder).map_err(WorkerError::io("list", &folder))?.flatten() {
+            let is_mark = entry.file_name().as_bytes().starts_with(ALIVE.as_bytes());
+            let Ok(file) = File::open(entry.path()) else { continue };
+            if !is_mark && file.try_lock().is_ok() {
+                drop(Lock { file, path: entry.path(), sharing: Sharing::Shared });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes snapshots whose maker died before it noted them; whether none is left that may be one.
+    fn sweep_unnoted(&self) -> Result<bool, WorkerError> {
+        // In this order: who makes a snapshot of the list is seen alive, or has noted it.
+        let finished = self.snapshots.ids();
+        let others = self.marks()?.live;
+        let noted = self.meta.snapshots()?;
+        let mut is_clean = true;
+        for id in finished.iter().filter(|id| !noted.contains(id)) {
+            let made = std::fs::metadata(self.root.join("snapshots").join(id.to_string()));
+            let age = made.and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if others == 0 || age.is_some_and(|age| age > NOTED_WITHIN) {
+                self.snapshots.remove(id)?;
+            } else {
+                is_clean = false;
+            }
+        }
+        Ok(is_clean)
+    }
+
+    fn marks(&self) -> Result<Marks, WorkerError> {
+        let folder = self.root.join("locks");
+        let mut marks = Marks::default();
+        for entry in std::fs::read_dir(&folder).map_err(WorkerError::io("list", &folder))?.flatten() {
+            if !entry.file_name().as_bytes().starts_with(ALIVE.as_bytes()) {
+                continue;
+            }
+            match File::open(entry.path()).map(|file| file.try_lock()) {
+                Ok(Ok(())) => marks.dead.push(entry.path()),
+                Ok(Err(_)) => marks.live += 1,
+                // Its holder has ended since.
+                Err(_) => {}
+            }
+        }
+        Ok(marks)
     }
 
     /// Waits for the lock `name` and holds it until it is dropped. A dead holder's lock is free.
@@ -164,34 +312,23 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), WorkerError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(WorkerError::io("create", path))
 }
 
-fn check_version(root: &Path) -> Result<(), WorkerError> {
+/// Whether a store is there and whole. An empty version is that of a store whose making was cut short.
+fn is_set_up(root: &Path) -> Result<bool, WorkerError> {
     let path = root.join("version");
-    match std::fs::read_to_string(&path) {
-        Ok(found) if found.trim() == VERSION => Ok(()),
-        Ok(found) => {
-            let found = found.trim().chars().take(20).collect();
+    let found = match std::fs::read_to_string(&path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(WorkerError::io("read", path)(e)),
+    };
+    match found.trim() {
+        "" => Ok(false),
+        VERSION => Ok(std::fs::metadata(root.join("meta.db")).is_ok_and(|m| m.len() > 0)),
+        other => {
+            let found = other.chars().take(20).collect();
             Err(WorkerError::StoreVersion { root: root.to_owned(), found, known: VERSION })
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::write(&path, format!("{VERSION}\n")).map_err(WorkerError::io("write", path))
-        }
-        Err(e) => Err(WorkerError::io("read", path)(e)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn a_store_of_another_version_or_open_to_others_is_refused() {
-        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let root = folder.path().join("store");
-        assert!(Store::open(&root).is_ok());
-        assert!(std::fs::write(root.join("version"), "99").is_ok());
-        assert!(matches!(Store::open(&root), Err(WorkerError::StoreVersion { .. })));
-        assert!(std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o777)).is_ok());
-        assert!(matches!(Store::open(&root), Err(WorkerError::StoreUnsafe { .. })));
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use kiln_solver::{Definition, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::runtime::Runtime;
 
 /// The store and the registries of one process.
@@ -25,6 +25,8 @@ pub struct Worker {
     store: Store,
     client: Client,
     runtime: OnceLock<Runtime>,
+    /// What keeps temporary folders from being swept.
+    temporary: Mutex<Vec<File>>,
     /// For commands that are not cancelled by a token, but by the end of the process.
     never: CancelToken,
 }
@@ -102,7 +104,13 @@ impl Worker {
     /// Opens the store at `root`.
     pub fn open(root: &Path, registries: kiln_registry::Options) -> Result<Worker, WorkerError> {
         let client = Client::new(registries)?;
-        Ok(Worker { store: Store::open(root)?, client, runtime: OnceLock::new(), never: CancelToken::new() })
+        Ok(Worker {
+            store: Store::open(root)?,
+            client,
+            runtime: OnceLock::new(),
+            never: CancelToken::new(),
+            temporary: Mutex::default(),
+        })
     }
 
     /// The threads of the network, begun when first needed.
@@ -149,6 +157,20 @@ impl Worker {
         progress: &ProgressSink<'_>,
         cancel: &CancelToken,
     ) -> Result<BuildResult, WorkerError> {
+        let alive = self.store.mark_alive()?;
+        let result = self.build_alive(request, progress, cancel);
+        drop(alive);
+        // What can't be swept now is left to the next build.
+        let _ = self.store.sweep();
+        result
+    }
+
+    fn build_alive(
+        &self,
+        request: &BuildRequest,
+        progress: &ProgressSink<'_>,
+        cancel: &CancelToken,
+    ) -> Result<BuildResult, WorkerError> {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel);
@@ -160,9 +182,9 @@ impl Worker {
 
     /// A folder that is gone when it is dropped, for what is needed during one build.
     pub fn temporary_folder(&self) -> Result<tempfile::TempDir, WorkerError> {
-        let parent = self.store.root.join("tmp");
-        private_folder(&parent)?;
-        tempfile::tempdir_in(&parent).map_err(WorkerError::io("create a folder in", parent))
+        let (folder, lock) = self.store.temporary_folder()?;
+        self.temporary.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        Ok(folder)
     }
 
     /// Unpacks a tar, perhaps compressed, into a folder; whether it was one.
@@ -174,6 +196,7 @@ impl Worker {
     /// Brings a context from the network to `dest`: a folder, or, if that is what the web has, a file.
     /// Whether it is a folder.
     pub fn bring_context(&self, source: &SourceOp, dest: &Path) -> Result<bool, WorkerError> {
+        let _alive = self.store.mark_alive()?;
         let request = BuildRequest::empty();
         let silent = |_: Progress<'_>| {};
         let (sink, cancel) = (ProgressSink::new(&silent), CancelToken::new());
@@ -215,6 +238,7 @@ impl Worker {
         platform: &Platform,
         progress: &ProgressSink<'_>,
     ) -> Result<Image, WorkerError> {
+        let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.never)?;
         let image = images.resolve(reference, platform, true)?;
@@ -243,6 +267,7 @@ impl Worker {
         to: &Reference,
         progress: &ProgressSink<'_>,
     ) -> Result<Digest, WorkerError> {
+        let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.never)?;
         let image = self.find(name)?.1;

@@ -95,7 +95,8 @@ fn steps_that_name_the_same_caches_in_another_order_do_not_wait_for_each_other()
         for mounts in [[("p", Locked), ("q", Locked)], [("q", Locked), ("p", Locked)]] {
             let fixture = &fixture;
             scope.spawn(move || {
-                fixture.build(false, |build| (0..30).for_each(|_| drop(take(build, &mounts).expect("caches"))))
+                fixture
+                    .build(false, |build| (0..30).for_each(|_| drop(take(build, &mounts).expect("caches"))))
             });
         }
     });
@@ -142,8 +143,7 @@ fn an_old_generation_is_gone_once_nobody_uses_it() {
         caches
     });
     assert_eq!(fixture.generations(), 2);
-    drop(first);
-    assert!(sweep(&fixture.store).is_ok());
+    assert!(first.release(&fixture.store).is_ok());
     assert_eq!(fixture.generations(), 1);
     assert!(second.folders[&0].join("data").is_dir());
 }

@@ -1,0 +1,122 @@
+//! An image in one file: an OCI layout in a tar, which `docker load` reads too if it is asked to. It does
+//! not know where the file goes.
+
+use super::Output;
+use super::whole::whole;
+use crate::WorkerError;
+use crate::export::{Documents, Exporter};
+use kiln_oci::{Descriptor, Index, MediaType, Reference};
+use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// Writes the image to `dest`; for `docker` with what that looks for.
+pub(super) fn archive(
+    exporter: &Exporter<'_>,
+    output: &Output,
+    documents: &Documents,
+    dest: Option<&Path>,
+    docker: bool,
+) -> Result<(), WorkerError> {
+    let top = documents.descriptor();
+    let named = |name: &Reference| {
+        let mut descriptor = top.clone();
+        descriptor.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+        let tag = name.tag().unwrap_or("latest").to_owned();
+        descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
+        descriptor
+    };
+    let mut manifests: Vec<Descriptor> = output.names.iter().map(named).collect();
+    if manifests.is_empty() {
+        manifests.push(top.clone());
+    }
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(MediaType::OciIndex),
+        manifests,
+        annotations: BTreeMap::new(),
+    };
+    whole(dest, exporter.images.cancel, |out| {
+        let mut tar = Tar(LayerWriter::new(out));
+        tar.folder("blobs")?;
+        tar.folder("blobs/sha256")?;
+        let mut blobs: BTreeMap<String, &Descriptor> = BTreeMap::new();
+        for blob in documents.manifest.layers.iter().chain([&documents.manifest.config, &top]) {
+            blobs.insert(blob.digest.hex(), blob);
+        }
+        for (hex, blob) in blobs {
+            tar.blob(exporter, &format!("blobs/sha256/{hex}"), blob)?;
+        }
+        tar.file("index.json", &serde_json::to_vec(&index).unwrap_or_default())?;
+        if docker {
+            tar.file("manifest.json", &docker_manifest(output, documents))?;
+        }
+        tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
+    })
+}
+
+/// What `docker load` looks for.
+fn docker_manifest(output: &Output, documents: &Documents) -> Vec<u8> {
+    let path = |d: &Descriptor| format!("blobs/sha256/{}", d.digest.hex());
+    let names: Vec<String> = output.names.iter().map(Reference::familiar).collect();
+    let layers: Vec<String> = documents.manifest.layers.iter().map(path).collect();
+    let value = serde_json::json!([{"Config": path(&documents.manifest.config), "RepoTags": names, "Layers": layers}]);
+    value.to_string().into_bytes()
+}
+
+struct Tar<W: Write>(LayerWriter<W>);
+
+impl<W: Write> Tar<W> {
+    fn entry<'e>(path: &'e str, kind: EntryKind<'e>, mode: u32) -> Entry<'e> {
+        Entry { path: path.as_bytes(), kind, mode, uid: 0, gid: 0, mtime_s: 0, mtime_ns: 0, xattrs: &[] }
+    }
+
+    fn folder(&mut self, path: &str) -> Result<(), WorkerError> {
+        let entry = Self::entry(path, EntryKind::Directory, 0o755);
+        self.0.append(&entry, &mut io::empty()).map_err(WorkerError::io("write", "the archive"))
+    }
+
+    fn file(&mut self, path: &str, content: &[u8]) -> Result<(), WorkerError> {
+        let entry = Self::entry(path, EntryKind::File { size_bytes: content.len() as u64 }, 0o644);
+        let mut content = content;
+        self.0.append(&entry, &mut content).map_err(WorkerError::io("write", "the archive"))
+    }
+
+    fn blob(&mut self, exporter: &Exporter<'_>, path: &str, blob: &Descriptor) -> Result<(), WorkerError> {
+        let entry = Self::entry(path, EntryKind::File { size_bytes: blob.size }, 0o644);
+        let file = exporter.store.content.blob(&blob.digest)?;
+        let mut verified = Verified { file, hasher: kiln_oci::Hasher::new(), expected: blob.digest };
+        self.0.append(&entry, &mut verified).map_err(WorkerError::io("write", "the archive"))?;
+        verified.check()
+    }
+}
+
+/// Reads a blob and sees that its bytes are still those of its digest.
+struct Verified {
+    file: File,
+    hasher: kiln_oci::Hasher,
+    expected: kiln_oci::Digest,
+}
+
+impl Read for Verified {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buf)?;
+        self.hasher.update(&buf[..n]);
+        Ok(n)
+    }
+}
+
+impl Verified {
+    fn check(self) -> Result<(), WorkerError> {
+        let got = self.hasher.finish();
+        if got == self.expected {
+            return Ok(());
+        }
+        let bytes = self.file.metadata().map_or(0, |m| m.len());
+        let (expected, expected_bytes) = (self.expected, bytes);
+        Err(kiln_oci::LayoutError::Mismatch { expected, expected_bytes, got, got_bytes: bytes }.into())
+    }
+}

@@ -1,0 +1,188 @@
+//! Files that appear whole or not at all, wherever the user says: in a folder, through his own links, into
+//! pipes and devices. It does not know what is written.
+
+use super::stopping::{self, Stopping};
+use crate::WorkerError;
+use kiln_runner::CancelToken;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::{File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// As many links as the kernel follows.
+const LINKS_MAX: usize = 40;
+/// What is collected before it goes to the file.
+const BUFFER_BYTES: usize = 1 << 20;
+/// What the umask takes from.
+const MODE: u32 = 0o666;
+/// How a file is called that is about to get its name.
+const PREFIX: &str = ".kiln-";
+
+/// Where bytes really go.
+enum Destination {
+    StandardOutput,
+    /// A pipe, a device, a descriptor of a process: it can't be replaced, only written to.
+    Stream(PathBuf),
+    /// A file that is or will be at a path which is no link.
+    File(PathBuf),
+}
+
+/// A file without a name, or, where a file system has no such thing, with one that goes away.
+enum Unfinished {
+    Nameless(File),
+    Named(tempfile::NamedTempFile),
+}
+
+/// Writes a small file that is there whole or not at all, as an output is.
+pub fn write_whole(dest: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
+    whole(Some(dest), &CancelToken::new(), |out| out.write_all(bytes).map_err(WorkerError::io("write", dest)))
+}
+
+/// Writes to `dest`, or to standard output if that is `None`. A file takes the place of what was there
+/// only once it is whole and on the disk, and never after the token was cancelled.
+pub(super) fn whole(
+    dest: Option<&Path>,
+    cancel: &CancelToken,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), WorkerError>,
+) -> Result<(), WorkerError> {
+    let name = dest.unwrap_or(Path::new("standard output"));
+    match dest.map_or(Ok(Destination::StandardOutput), destination)? {
+        Destination::StandardOutput => {
+            let out = io::stdout().as_fd().try_clone_to_owned();
+            let out = File::from(out.map_err(WorkerError::io("write to", name))?);
+            filled(&out, name, cancel, write)
+        }
+        Destination::Stream(path) => {
+            // A file that a descriptor leads to goes on where it ends.
+            let out = File::options().append(true).open(path).map_err(WorkerError::io("open", name))?;
+            filled(&out, name, cancel, write)
+        }
+        Destination::File(path) => {
+            let unfinished = Unfinished::for_file(&path, name)?;
+            filled(unfinished.file(), name, cancel, write)?;
+            unfinished.file().sync_data().map_err(WorkerError::io("write", name))?;
+            stopping::check(cancel)?;
+            unfinished.publish(&path).map_err(WorkerError::io("create", name))
+        }
+    }
+}
+
+fn filled(
+    out: &File,
+    name: &Path,
+    cancel: &CancelToken,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), WorkerError>,
+) -> Result<(), WorkerError> {
+    stopping::check(cancel)?;
+    let mut out = Stopping { inner: BufWriter::with_capacity(BUFFER_BYTES, out), cancel };
+    let written = write(&mut out).and_then(|()| out.inner.flush().map_err(WorkerError::io("write to", name)));
+    if written.is_err() {
+        // What is still held back would be written when it is dropped.
+        let _ = out.inner.into_parts();
+    }
+    written.map_err(stopping::because_of(cancel))
+}
+
+/// Follows the user's own links, to write beside what they lead to and not to replace them.
+fn destination(dest: &Path) -> Result<Destination, WorkerError> {
+    let mut path = dest.to_owned();
+    for _ in 0..=LINKS_MAX {
+        if let Some(number) = descriptor(&path) {
+            let own_output = number == "1" && folder_of(&path).canonicalize().ok() == own_descriptors();
+            return Ok(if own_output { Destination::StandardOutput } else { Destination::Stream(path) });
+        }
+        let there = match std::fs::symlink_metadata(&path) {
+            Ok(there) => there,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Destination::File(path)),
+            Err(e) => return Err(WorkerError::io("look at", dest)(e)),
+        };
+        if there.is_file() {
+            return Ok(Destination::File(path));
+        }
+        if !there.is_symlink() {
+            return Ok(Destination::Stream(path));
+        }
+        let target = std::fs::read_link(&path).map_err(WorkerError::io("read the link", dest))?;
+        path = folder_of(&path).join(target);
+    }
+    Err(WorkerError::io("follow", dest)(Errno::LOOP.into()))
+}
+
+/// The number, if a path is that of a descriptor of a process, which looks like a link but is none.
+fn descriptor(path: &Path) -> Option<&str> {
+    let number = path.file_name()?.to_str().filter(|name| name.bytes().all(|c| c.is_ascii_digit()))?;
+    let folder = folder_of(path).canonicalize().ok()?;
+    (folder.starts_with("/proc") && folder.ends_with("fd")).then_some(number)
+}
+
+fn own_descriptors() -> Option<PathBuf> {
+    Path::new("/proc/self/fd").canonicalize().ok()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl Unfinished {
+    /// A file on the file system of `path`, with the mode of the file that it will replace; that of a new
+    /// file is what the umask leaves.
+    fn for_file(path: &Path, name: &Path) -> Result<Unfinished, WorkerError> {
+        let folder = folder_of(path);
+        let mode = std::fs::symlink_metadata(path).ok().map(|there| there.mode() & 0o777);
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let unfinished = match rustix::fs::open(folder, flags, Mode::from_raw_mode(MODE)) {
+            Ok(fd) if own_descriptors().is_some() => Unfinished::Nameless(File::from(fd)),
+            Ok(_) | Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let mut named = tempfile::Builder::new();
+                let named = named.prefix(PREFIX).permissions(Permissions::from_mode(MODE));
+                Unfinished::Named(named.tempfile_in(folder).map_err(WorkerError::io("create", name))?)
+            }
+            Err(e) => return Err(WorkerError::io("create", name)(e.into())),
+        };
+        if let Some(mode) = mode {
+            let set = unfinished.file().set_permissions(Permissions::from_mode(mode));
+            set.map_err(WorkerError::io("set the mode of", name))?;
+        }
+        Ok(unfinished)
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Unfinished::Nameless(file) => file,
+            Unfinished::Named(file) => file.as_file(),
+        }
+    }
+
+    /// Gives the file its name, at once and for all.
+    fn publish(self, path: &Path) -> io::Result<()> {
+        let folder = folder_of(path);
+        match self {
+            Unfinished::Named(file) => {
+                file.persist(path).map_err(|e| e.error)?;
+            }
+            Unfinished::Nameless(file) => match link(&file, path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    // Only a rename can replace: for that it needs a name.
+                    let mut named = tempfile::Builder::new();
+                    let named = named.prefix(PREFIX).make_in(folder, |beside| link(&file, beside))?;
+                    named.persist(path).map_err(|e| e.error)?;
+                }
+                linked => linked?,
+            },
+        }
+        // It is there and whole; a folder that can't be synced is one of a file system without that.
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+}
+
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(test)]
+mod tests;
