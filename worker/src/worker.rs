@@ -8,7 +8,7 @@ use crate::meta::ImageRow;
 use crate::output::{self, Output};
 use crate::progress::{Progress, ProgressSink, Transfer};
 use crate::store::{Store, now_s, private_folder};
-use kiln_oci::{Digest, ImageConfig, Platform, Reference};
+use kiln_oci::{Digest, ImageConfig, MediaType, Platform, Reference};
 use kiln_registry::Client;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{CopyOptions, ExtractOptions, Tree, Verdict, copy_tree, extract_archive};
@@ -270,9 +270,14 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.never)?;
-        let image = self.find(name)?.1;
+        let (row, image) = self.find(name)?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
-        exporter.push_image(&image, to)
+        let digest = exporter.push_image(&image, to)?;
+        if row.manifest.is_none() {
+            let manifest = Some((digest, MediaType::OciManifest));
+            self.store.meta.set_image(&ImageRow { manifest, ..row })?;
+        }
+        Ok(digest)
     }
 
     /// The images of the store, by name.
@@ -289,11 +294,14 @@ impl Worker {
         rows.into_iter().map(with_config).collect()
     }
 
-    /// The size of an image's layers, unpacked to tars, in bytes.
+    /// The size of an image's layers in bytes: of their tars, or of the blobs of those that are not here yet.
     pub fn size_bytes(&self, row: &ImageRow) -> Result<u64, WorkerError> {
         let mut bytes = 0;
         for diff_id in &row.diff_ids {
-            bytes += self.store.meta.any_layer_of(diff_id)?.map_or(0, |l| l.tar_bytes);
+            bytes += match self.store.meta.any_layer_of(diff_id)? {
+                Some(layer) => layer.tar_bytes,
+                None => self.store.meta.blob(diff_id, "pulled")?.map_or(0, |blob| blob.size),
+            };
         }
         Ok(bytes)
     }
