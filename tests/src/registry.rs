@@ -3,9 +3,11 @@
 
 use crate::{BaseImage, Response, request, wait_until};
 use kiln_oci::{Digest, MediaType};
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -140,10 +142,16 @@ impl Drop for Registry {
     }
 }
 
-/// A port of 127.0.0.1 on which nobody listens just now.
+/// A port of 127.0.0.1 on which nobody listens just now, and that was not given to another test.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port of 127.0.0.1");
-    listener.local_addr().expect("its address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port of 127.0.0.1");
+        let port = listener.local_addr().expect("its address").port();
+        if GIVEN.lock().expect("the ports").insert(port) {
+            return port;
+        }
+    }
 }
 
 fn configuration(folder: &Path, port: u16, password: bool) -> String {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use kiln_registry::{Client, Options, Patience};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -55,9 +56,19 @@ pub struct RealRegistry {
 impl RealRegistry {
     /// `extra` goes into its configuration.
     pub fn start(extra: &str, tls: Option<(&Path, &Path)>) -> RealRegistry {
+        // Between the choice of a port and its use somebody else can take it: then another is tried.
+        for _ in 0..5 {
+            let registry = RealRegistry::launch(extra, tls);
+            if let Some(registry) = registry.listens() {
+                return registry;
+            }
+        }
+        panic!("docker-registry does not listen on any port that was free");
+    }
+
+    fn launch(extra: &str, tls: Option<(&Path, &Path)>) -> RealRegistry {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port());
         let data = folder.path().join("data");
         let tls = tls.map_or_else(String::new, |(certificate, key)| {
             format!("\n  tls:\n    certificate: {}\n    key: {}", certificate.display(), key.display())
@@ -75,13 +86,31 @@ impl RealRegistry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry does not start: install the Debian package docker-registry");
-        let registry = RealRegistry { address, folder, child };
+        RealRegistry { address, folder, child }
+    }
+
+    /// The registry, once it listens; `None` if it ended, as it does where its port is taken.
+    fn listens(mut self) -> Option<RealRegistry> {
         let end = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(&registry.address).is_err() {
-            assert!(Instant::now() < end, "docker-registry does not listen on {}", registry.address);
+        while TcpStream::connect(&self.address).is_err() {
+            assert!(Instant::now() < end, "docker-registry does not listen on {}", self.address);
             std::thread::sleep(Duration::from_millis(20));
         }
-        registry
+        // It may be another who answers: then this one ends very soon.
+        std::thread::sleep(Duration::from_millis(100));
+        let has_ended = self.child.try_wait().is_ok_and(|status| status.is_some());
+        (!has_ended).then_some(self)
+    }
+}
+
+/// A port of 127.0.0.1 on which nobody listens just now, and that was not given to another test.
+fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        if GIVEN.lock().expect("the ports").insert(port) {
+            return port;
+        }
     }
 }
 

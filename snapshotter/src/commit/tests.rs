@@ -198,10 +198,22 @@ fn a_layer_lies_on_any_other() {
 fn more_layers_than_overlayfs_takes_are_refused_by_number() {
     let bench = Bench::new();
     let active = bench.store.prepare().unwrap();
-    let id = bench.run(&[], "true").id;
-    let error = bench.store.mount(&vec![id; 501], &active).unwrap_err();
+    let ids: Vec<SnapshotId> = (1..=501).map(|n| format!("{n:016x}").parse().unwrap()).collect();
+    let error = bench.store.mount(&ids, &active).unwrap_err();
     assert!(matches!(error, SnapshotError::TooManyLayers { count: 501, limit: 500 }), "{error}");
     assert!(error.to_string().contains("500"));
+}
+
+#[test]
+fn a_layer_that_comes_twice_is_mounted_once() {
+    let bench = Bench::new();
+    let below = bench.run(&[], "echo below > f; echo 1 > g").id;
+    let above = bench.run(&[], "echo above > f").id;
+    let active = bench.store.prepare().unwrap();
+    let mount = bench.store.mount(&[below, above, below, below], &active).unwrap();
+    assert_eq!(std::fs::read_to_string(reach(&mount).join("f")).unwrap(), "below\n");
+    let mount = bench.store.mount_readonly(&[below, below, above]).unwrap();
+    assert_eq!(std::fs::read_to_string(reach(&mount).join("f")).unwrap(), "above\n");
 }
 
 #[test]
