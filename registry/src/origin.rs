@@ -178,7 +178,7 @@ mod tests {
     fn a_token_server_must_belong_to_the_registry() {
         for (base, realm, allowed) in [
             ("https://registry-1.docker.io/v2/", "https://auth.docker.io/token", true),
-            ("https://registry.gitlab.com/v2/", "https://gitlab.com/jwt/auth", true),
+            ("https://images.example.com/v2/", "https://example.com/jwt/auth", true),
             ("https://ghcr.io/v2/", "https://ghcr.io/token", true),
             ("https://r.example.co.uk/v2/", "https://auth.example.co.uk/t", true),
             ("https://r.example.co.uk/v2/", "https://auth.other.co.uk/t", false),

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! <root>/empty/{a,b}/     what is mounted where there are too few layers for an overlay
-//! <root>/<id>/fs/         one layer in overlayfs's upper form: whiteouts are character devices
+//! <root>/<id>/fs          one layer in overlayfs's upper form: whiteouts are character devices
 //!                         0:0, opaque directories are marked by trusted.overlay.opaque=y
-//! <root>/<id>/work/       overlayfs's own folder, only while the snapshot is being made
+//! <root>/<id>/work        overlayfs's own folder, only while the snapshot is being made
 //! <root>/<id>/index       what is in fs; a snapshot is finished from the moment that it is there
 //! ```
 //! A folder without an index is unfinished: it belongs to the process that holds a lock on it, and
