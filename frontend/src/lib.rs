@@ -27,7 +27,6 @@ mod resolve;
 mod run;
 mod signal;
 mod stage;
-mod suggest;
 
 pub use contexts::normal_context_name;
 pub use error::LowerError;

@@ -4,8 +4,8 @@
 use crate::env::Env;
 use crate::error::Place;
 use crate::lint::Lints;
-use crate::suggest::nearest;
 use kiln_grammar::expand::{Expanded, expand_word};
+use kiln_grammar::suggest::nearest;
 use kiln_grammar::{Dockerfile, Instruction, InstructionKind};
 use kiln_oci::{Platform, Reference};
 use std::collections::HashSet;

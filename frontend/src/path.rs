@@ -1,26 +1,6 @@
 //! Paths in an image, as text: cleaned and joined as Go's `path` does. It does not know files.
 
-/// The shortest path that means the same by its text alone.
-pub(crate) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            _ => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
+pub(crate) use kiln_grammar::path::clean;
 
 /// A path beneath the root.
 pub(crate) fn rooted(path: &str) -> String {

@@ -1,6 +1,8 @@
 //! The lines of a `.dockerignore` file, cleaned as BuildKit cleans them. It does not match them
 //! against paths, and does not know files.
 
+use crate::path::clean;
+
 /// A pattern of an ignore file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IgnorePattern {
@@ -49,28 +51,6 @@ fn clean_pattern(pattern: &str) -> String {
     match cleaned.strip_prefix('/') {
         Some(rest) if !rest.is_empty() => rest.to_owned(),
         _ => cleaned,
-    }
-}
-
-/// The shortest path that means the same, by its text alone: Go's `path.Clean`.
-fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            _ => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
     }
 }
 

@@ -5,6 +5,8 @@ pub mod ast;
 pub mod diagnostic;
 pub mod expand;
 pub mod ignore;
+pub mod path;
+pub mod suggest;
 
 mod directives;
 mod duration;
@@ -18,7 +20,6 @@ mod lines;
 mod mount;
 mod parse;
 mod statement;
-mod suggest;
 mod tokens;
 
 pub use ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};

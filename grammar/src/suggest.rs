@@ -3,14 +3,15 @@
 /// The furthest that a name may be from what was written.
 const MAX_DISTANCE: usize = 3;
 
-/// The name nearest to `written`, if one is near enough.
-pub(crate) fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// The name nearest to `written`, if another than that is near enough; case does not count.
+pub fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if written.len() > 64 {
         return None;
     }
     let limit = (written.chars().count() / 2).min(MAX_DISTANCE);
-    let measured = names.into_iter().map(|name| (distance(written, name), name));
-    measured
+    let others = names.into_iter().filter(|name| name.len() <= 64 && *name != written);
+    others
+        .map(|name| (distance(written, name), name))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
@@ -45,6 +46,7 @@ mod tests {
             ("ENTRPOINT", Some("ENTRYPOINT")),
             ("NONSENSE", None),
             ("X", None),
+            ("RUN", None),
         ] {
             assert_eq!(nearest(written, names), expect, "{written}");
         }

@@ -33,4 +33,4 @@ pub use mount::{MAX_LAYERS, Mount};
 pub use node::Xattrs;
 pub use store::{Active, Committed, Snapshotter};
 pub use tree::{NodeStat, NodeType, Tree};
-pub use view::{Resolved, TreeView, Walk};
+pub use view::{Resolved, TreeView, Walk, components};

@@ -7,7 +7,8 @@ use crate::error::CopyError;
 use crate::exec_step::add_layer;
 use crate::layer::Stack;
 use crate::selection::{Filter, Match, matches};
-use crate::view::{View, components};
+use crate::view::View;
+use kiln_snapshotter::components;
 use kiln_snapshotter::{
     Active, CommitOptions, CopyOptions, ExtractOptions, ModeChange, Mount as Overlay, NodeType,
     SnapshotError, SnapshotId, Tree, Verdict, copy_tree, extract_archive,

@@ -6,8 +6,9 @@
 
 use crate::WorkerError;
 use crate::local::joined;
-use crate::view::{Node, View, components};
+use crate::view::{Node, View};
 use kiln_oci::{Digest, Hasher};
+use kiln_snapshotter::components;
 use kiln_snapshotter::{NodeType, Verdict};
 use kiln_solver::CopyAction;
 use kiln_solver::pattern::{Matched, PatternList, has_wildcard, wildcard_match};

@@ -4,7 +4,7 @@
 use crate::WorkerError;
 use crate::local::{LocalSource, joined};
 use kiln_oci::Digest;
-use kiln_snapshotter::{Entry, Kind, NodeStat, NodeType, SnapshotError, TreeView};
+use kiln_snapshotter::{Entry, Kind, NodeStat, NodeType, SnapshotError, TreeView, components};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -90,6 +90,9 @@ impl View {
     /// Where `path` leads, links inside followed, the last one only if `follow_last`; `..` does not leave
     /// the root. What is missing is taken as it is written.
     pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<Vec<u8>, WorkerError> {
+        if let View::Layers(view) = self {
+            return Ok(view.resolve(path, follow_last)?.path);
+        }
         let mut todo: VecDeque<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
         let mut done: Vec<Vec<u8>> = Vec::new();
         let mut links = 0;
@@ -140,11 +143,6 @@ impl View {
 /// Tells the groups of links of different layers apart, as far as their contents differ.
 fn first_bytes(digest: &Digest) -> u64 {
     digest.as_bytes().iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
-}
-
-/// The components of a path, without empty ones and dots.
-pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|&c| c == b'/').filter(|c| !c.is_empty() && *c != b".")
 }
 
 fn local_node(local: &LocalSource, path: &[u8], stat: &NodeStat) -> Result<Node, WorkerError> {
