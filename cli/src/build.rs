@@ -74,7 +74,11 @@ fn lower_error(error: LowerError, source: Source<'_>, resolver: &mut Resolver<'_
     match error {
         LowerError::Diagnostic(d) => CommandError::Dockerfile { text: render::diagnostics(source, &[d]) },
         LowerError::Image { reference, message, line, .. } => {
-            let registry = resolver.failure.take().is_some_and(|e| is_registry(&e));
+            let failure = resolver.failure.take();
+            if let Some(error @ WorkerError::Canceled) = failure {
+                return error.into();
+            }
+            let registry = failure.is_some_and(|e| is_registry(&e));
             let picture = render::lines(source, &[(line, line)]);
             CommandError::Image {
                 text: format!("failed to resolve {reference}: {message}\n{picture}"),

@@ -46,7 +46,7 @@ fn run(args: Args) -> Result<(), CommandError> {
     let open = |insecure: &[String]| {
         let options =
             RegistryOptions { insecure_registries: insecure.to_vec(), ..RegistryOptions::from_env() };
-        Worker::open(&root, options)
+        Worker::open(&root, options, &cancel)
     };
     match args.command {
         Command::Build(args) => build::run(*args, open, &cancel),

@@ -4,11 +4,10 @@
 use crate::WorkerError;
 use crate::images::{Image, Images};
 use crate::layer::{Layer, Stack};
-use crate::output::stopping::{self, STOP_LOOK, Stopping};
+use crate::output::stopping::{self, Stopping};
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
 use kiln_oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, MediaType, Reference};
-use kiln_registry::RegistryError;
 use kiln_snapshotter::compress::{Compression, Encoder};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -221,7 +220,7 @@ impl Exporter<'_> {
         let push_some = || -> Result<(), WorkerError> {
             while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
-                let pushed = self.network(self.images.client.push_blob(to, blob, mount_from, &open));
+                let pushed = self.images.network(self.images.client.push_blob(to, blob, mount_from, &open));
                 // Where one fails nobody needs the others.
                 pushed.inspect_err(|_| next.store(blobs.len(), Ordering::Relaxed))?;
             }
@@ -234,23 +233,7 @@ impl Exporter<'_> {
             results.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
         })?;
         let media_type = documents.descriptor().media_type;
-        self.network(self.images.client.push_manifest(to, &media_type, &documents.manifest_bytes))
-    }
-
-    /// Waits for the network, but no longer than the user does.
-    fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
-        let stopped = async {
-            while !self.images.cancel.is_cancelled() {
-                tokio::time::sleep(STOP_LOOK).await;
-            }
-        };
-        self.images.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = stopped => Err(WorkerError::Canceled),
-                done = work => Ok(done?),
-            }
-        })
+        self.images.network(self.images.client.push_manifest(to, &media_type, &documents.manifest_bytes))
     }
 
     /// Pushes an image of the store; its manifest as it is, where it has one.

@@ -3,13 +3,14 @@
 
 use crate::layer::{Layer, Stack};
 use crate::meta::{ImageRow, LayerRow};
+use crate::output::stopping::STOP_LOOK;
 use crate::store::Store;
 use crate::{Transfer, WorkerError};
 use kiln_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType,
     Platform, Reference,
 };
-use kiln_registry::Client;
+use kiln_registry::{Client, RegistryError};
 use kiln_runner::CancelToken;
 use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
@@ -129,6 +130,22 @@ impl Images<'_> {
         Ok(Image { reference, digest, top: digest, config, config_digest: row.config, manifest, layers })
     }
 
+    /// Waits for the network, but no longer than the user does.
+    pub fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
+        let stopped = async {
+            while !self.cancel.is_cancelled() {
+                tokio::time::sleep(STOP_LOOK).await;
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = stopped => Err(WorkerError::Canceled),
+                done = work => Ok(done?),
+            }
+        })
+    }
+
     /// Where a layer of a named image was left, if it was.
     fn remembered(&self, diff_id: &DiffId) -> Result<Option<(Descriptor, Reference)>, WorkerError> {
         let Some(blob) = self.store.meta.blob(diff_id, "pulled")? else { return Ok(None) };
@@ -145,7 +162,7 @@ impl Images<'_> {
         if let Some(found) = pinned {
             return Ok(found);
         }
-        let now = self.runtime.block_on(self.client.resolve(reference))?.descriptor;
+        let now = self.network(self.client.resolve(reference))?.descriptor;
         if let Ok(bytes) = self.store.content.read(&now.digest, DOCUMENT_BYTES_MAX) {
             return Ok((Descriptor { size: bytes.len() as u64, ..now }, bytes));
         }
@@ -162,7 +179,7 @@ impl Images<'_> {
         {
             return Ok((Descriptor::of(known.clone(), &bytes), bytes));
         }
-        let (descriptor, bytes) = self.runtime.block_on(self.client.manifest(pinned))?;
+        let (descriptor, bytes) = self.network(self.client.manifest(pinned))?;
         // Checked before it is kept: a bad answer must not be found here later.
         Document::parse(&bytes, &descriptor.media_type).map_err(|e| document_error(pinned, e))?;
         self.store.content.put(&bytes)?;
@@ -231,8 +248,7 @@ impl Images<'_> {
         {
             return Ok(bytes);
         }
-        let bytes =
-            self.runtime.block_on(self.client.blob_bytes(reference, descriptor, DOCUMENT_BYTES_MAX))?;
+        let bytes = self.network(self.client.blob_bytes(reference, descriptor, DOCUMENT_BYTES_MAX))?;
         self.store.content.put(&bytes)?;
         Ok(bytes)
     }
@@ -383,7 +399,7 @@ impl Images<'_> {
             }
             Ok(())
         };
-        self.runtime.block_on(self.client.pull_blob(origin, blob, &mut on_bytes))?;
+        self.network(self.client.pull_blob(origin, blob, &mut on_bytes))?;
         Ok(writer.commit_verified_as(blob)?)
     }
 

@@ -27,8 +27,8 @@ pub struct Worker {
     runtime: OnceLock<Runtime>,
     /// What keeps temporary folders from being swept.
     temporary: Mutex<Vec<File>>,
-    /// For commands that are not cancelled by a token, but by the end of the process.
-    never: CancelToken,
+    /// What the user stops everything with.
+    cancel: CancelToken,
 }
 
 /// A folder of the user's.
@@ -101,14 +101,18 @@ pub struct BuildResult {
 }
 
 impl Worker {
-    /// Opens the store at `root`.
-    pub fn open(root: &Path, registries: kiln_registry::Options) -> Result<Worker, WorkerError> {
+    /// Opens the store at `root`. What waits or works stops soon after `cancel`.
+    pub fn open(
+        root: &Path,
+        registries: kiln_registry::Options,
+        cancel: &CancelToken,
+    ) -> Result<Worker, WorkerError> {
         let client = Client::new(registries)?;
         Ok(Worker {
             store: Store::open(root)?,
             client,
             runtime: OnceLock::new(),
-            never: CancelToken::new(),
+            cancel: cancel.clone(),
             temporary: Mutex::default(),
         })
     }
@@ -134,7 +138,7 @@ impl Worker {
     /// What references stand for, all asked at once; with `pull`, the store's own names don't count.
     pub fn resolve(&self, wanted: &[(Reference, Platform)], pull: bool) -> Vec<Result<Image, WorkerError>> {
         let silent = |_: Transfer<'_>| {};
-        let images = match self.images(&silent, &self.never) {
+        let images = match self.images(&silent, &self.cancel) {
             Ok(images) => images,
             Err(e) => return vec![Err(e)],
         };
@@ -199,10 +203,10 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let request = BuildRequest::empty();
         let silent = |_: Progress<'_>| {};
-        let (sink, cancel) = (ProgressSink::new(&silent), CancelToken::new());
+        let (sink, cancel) = (ProgressSink::new(&silent), &self.cancel);
         let transfer = |_: Transfer<'_>| {};
-        let images = self.images(&transfer, &cancel)?;
-        let build = Build::new(&self.store, &images, &request, &sink, &cancel);
+        let images = self.images(&transfer, cancel)?;
+        let build = Build::new(&self.store, &images, &request, &sink, cancel);
         let layers = images.unpacked(&crate::remote::bring(&build, source)?)?;
         let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
         private_folder(dest)?;
@@ -240,7 +244,7 @@ impl Worker {
     ) -> Result<Image, WorkerError> {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
-        let images = self.images(&transfer, &self.never)?;
+        let images = self.images(&transfer, &self.cancel)?;
         let image = images.resolve(reference, platform, true)?;
         images.unpacked(&image.stack())?;
         images.blobs(&image)?;
@@ -269,7 +273,7 @@ impl Worker {
     ) -> Result<Digest, WorkerError> {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
-        let images = self.images(&transfer, &self.never)?;
+        let images = self.images(&transfer, &self.cancel)?;
         let (row, image) = self.find(name)?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
         let digest = exporter.push_image(&image, to)?;
@@ -284,7 +288,7 @@ impl Worker {
     pub fn list(&self) -> Result<Vec<(ImageRow, ImageConfig)>, WorkerError> {
         let rows = self.store.meta.images()?;
         let silent = |_: Transfer<'_>| {};
-        let images = self.images(&silent, &self.never)?;
+        let images = self.images(&silent, &self.cancel)?;
         let with_config = |row: ImageRow| {
             let reference: Reference =
                 row.name.parse().map_err(|_| WorkerError::NoImage(row.name.clone()))?;
@@ -313,7 +317,7 @@ impl Worker {
             None => self.by_id(name)?,
         };
         let silent = |_: Transfer<'_>| {};
-        let images = self.images(&silent, &self.never)?;
+        let images = self.images(&silent, &self.cancel)?;
         let image = images.of_store(name, &row)?;
         Ok((row, image))
     }
