@@ -3,7 +3,7 @@
 //! | op | counts | does not count |
 //! | --- | --- | --- |
 //! | Source | nothing here: the worker says what it is (image: ChainID and platform; git: commit and options; http: content and name; local: only what is selected of it) | names, tags, addresses |
-//! | Exec | args, env, cwd, user, host name, ulimits, names of extra hosts, exit codes, network, security, devices, ids of secrets, of each mount: place, selector, read-only, kind and its settings; platform | proxy variables, addresses of extra hosts, control group, contents of secrets and of cache mounts, id and sharing of a cache mount |
+//! | Exec | args, env, cwd, user, host name, ulimits, names of extra hosts, exit codes, network, security, devices, ids of secrets, of each mount: place, selector, read-only, kind and its settings; platform | proxy variables, addresses of extra hosts, control group, contents of secrets and of cache mounts, id and sharing of a cache mount that is not the one of its own path, the path of a bind mount whose content counts |
 //! | File | each action with its attributes, the times that it gives too | a source path that an input's selection stands for; the files' own times |
 //! | Merge, Diff | the inputs in order | |
 //! | any input | its chain key, or the content of its tree, or the content of what is selected of it | how it came about, where its content is known |
@@ -13,14 +13,14 @@
 //! and its value. It does not know where keys are kept.
 
 use crate::definition::{
-    CdiDevice, Chown, CopyAction, ExecMeta, ExecOp, FileAction, FileActionKind, FileInput, FileOp, Mount,
-    MountKind, Op, Principal, SecretEnv, SecretMount, SourceOp, SshMount,
+    CacheSharing, CdiDevice, Chown, CopyAction, ExecMeta, ExecOp, FileAction, FileActionKind, FileInput,
+    FileOp, Mount, MountKind, Op, Principal, SecretEnv, SecretMount, SourceOp, SshMount,
 };
 use kiln_oci::{Digest, Hasher, Platform};
 use std::fmt;
 
 /// Changes whenever what is hashed, or how, changes: old records are then not found.
-const KEY_VERSION: &str = "kiln.key.v1";
+const KEY_VERSION: &str = "kiln.key.v2";
 
 /// The key of a step: equal keys, equal results.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ impl StepInputs<'_> {
         match op {
             Op::Source(source) => walk_source(source, sink),
             Op::Exec(exec) => {
-                walk_exec(exec, sink);
+                walk_exec(exec, inputs, sink);
                 if let Some(platform) = platform {
                     sink("platform", platform.to_string().as_bytes());
                 }
@@ -112,10 +112,10 @@ fn number(name: &str, value: u64, sink: Sink<'_>) {
     sink(name, value.to_string().as_bytes());
 }
 
-fn list(name: &str, values: &[String], sink: Sink<'_>) {
+fn list<T: AsRef<str>>(name: &str, values: &[T], sink: Sink<'_>) {
     number(name, values.len() as u64, sink);
     for value in values {
-        sink(name, value.as_bytes());
+        sink(name, value.as_ref().as_bytes());
     }
 }
 
@@ -129,13 +129,13 @@ fn walk_source(source: &SourceOp, sink: Sink<'_>) {
     }
 }
 
-fn walk_exec(exec: &ExecOp, sink: Sink<'_>) {
+fn walk_exec(exec: &ExecOp, inputs: &[InputKey], sink: Sink<'_>) {
     let ExecOp { meta, mounts, network, security, secret_env, devices } = exec;
     sink("op", b"exec");
     walk_meta(meta, sink);
     number("mounts", mounts.len() as u64, sink);
     for mount in mounts {
-        walk_mount(mount, sink);
+        walk_mount(mount, inputs, sink);
     }
     sink("network", format!("{network:?}").as_bytes());
     sink("security", format!("{security:?}").as_bytes());
@@ -166,7 +166,7 @@ fn walk_meta(meta: &ExecMeta, sink: Sink<'_>) {
         valid_exit_codes,
     } = meta;
     list("args", args, sink);
-    list("env", env, sink);
+    list("env", &env.to_list(), sink);
     sink("cwd", cwd.as_bytes());
     sink("user", user.as_bytes());
     number("extra_hosts", extra_hosts.len() as u64, sink);
@@ -184,16 +184,26 @@ fn walk_meta(meta: &ExecMeta, sink: Sink<'_>) {
     }
 }
 
-fn walk_mount(mount: &Mount, sink: Sink<'_>) {
+fn walk_mount(mount: &Mount, inputs: &[InputKey], sink: Sink<'_>) {
     let Mount { input, selector, dest, output, readonly, kind } = mount;
     sink("mount.input", format!("{input:?}").as_bytes());
-    sink("mount.selector", selector.as_bytes());
+    // Where the content of what is selected stands for it, its path does not count.
+    let selected =
+        input.and_then(|i| inputs.get(i as usize)).is_some_and(|key| matches!(key, InputKey::Selection(_)));
+    if !selected {
+        sink("mount.selector", selector.as_bytes());
+    }
     sink("mount.dest", dest.as_bytes());
     sink("mount.output", format!("{output:?}").as_bytes());
     number("mount.readonly", u64::from(*readonly), sink);
     match kind {
         MountKind::Bind => sink("mount.kind", b"bind"),
-        MountKind::Cache { id: _, sharing: _ } => sink("mount.kind", b"cache"),
+        MountKind::Cache { id, sharing } => {
+            sink("mount.kind", b"cache");
+            // As BuildKit: that it is the cache of its own path, shared by all, is told apart from others.
+            let is_default = *sharing == CacheSharing::Shared && id.ends_with(&format!("/{dest}"));
+            sink("mount.cache", if is_default { id.as_bytes() } else { b"" });
+        }
         MountKind::Tmpfs { size_bytes } => {
             sink("mount.kind", b"tmpfs");
             sink("mount.size_bytes", size_bytes.to_string().as_bytes());
@@ -339,7 +349,7 @@ mod tests {
         ExecOp {
             meta: ExecMeta {
                 args: vec!["sh".into(), "-c".into(), "make".into()],
-                env: vec!["A=1".into()],
+                env: ["A=1"].into_iter().collect(),
                 proxy_env: vec![("HTTP_PROXY".into(), "x".into())],
                 extra_hosts: vec![("db".into(), "10.0.0.1".into())],
                 ..ExecMeta::default()
@@ -368,10 +378,10 @@ mod tests {
 
     #[test]
     fn each_input_of_a_run_changes_its_key() {
-        let changes: [fn(&mut ExecOp); 14] = [
+        let changes: [fn(&mut ExecOp); 15] = [
             |e| e.meta.args[2].push('x'),
             |e| e.meta.args = vec!["sh".into(), "-cmake".into()],
-            |e| e.meta.env.push("B=2".into()),
+            |e| e.meta.env.set("B", "2"),
             |e| e.meta.cwd = "/x".into(),
             |e| e.meta.user = "1".into(),
             |e| e.meta.hostname = "h".into(),
@@ -383,6 +393,7 @@ mod tests {
             |e| e.network = NetworkMode::None,
             |e| e.security = SecurityMode::Insecure,
             |e| e.secret_env[0].id = "u".into(),
+            |e| e.devices.push(CdiDevice { name: "vendor.com/class=name".into(), optional: false }),
         ];
         let plain = key(|_| {});
         for (i, change) in changes.into_iter().enumerate() {
@@ -402,6 +413,30 @@ mod tests {
         for (i, change) in changes.into_iter().enumerate() {
             assert_eq!(key(change), plain, "change {i}");
         }
+    }
+
+    #[test]
+    fn the_shared_cache_of_a_path_is_no_other_cache() {
+        let cache =
+            |id: &str, sharing| key(|e| e.mounts[0].kind = MountKind::Cache { id: id.to_owned(), sharing });
+        let own = cache("//c", CacheSharing::Shared);
+        assert_ne!(cache("ns//c", CacheSharing::Shared), own);
+        assert_ne!(cache("//c", CacheSharing::Locked), own);
+        assert_eq!(cache("/a", CacheSharing::Locked), cache("/b", CacheSharing::Shared));
+    }
+
+    #[test]
+    fn a_bind_mount_counts_by_its_content_where_that_is_known() {
+        let key = |selector: &str, input: InputKey| {
+            let mut exec = run();
+            let mount = &mut exec.mounts[0];
+            (mount.input, mount.selector, mount.kind) = (Some(0), selector.to_owned(), MountKind::Bind);
+            StepInputs { op: &Op::Exec(Box::new(exec)), platform: None, inputs: &[input] }.key()
+        };
+        let selected = InputKey::Selection(Digest::of(b"bytes"));
+        assert_eq!(key("/a", selected), key("/b", selected));
+        let chained = InputKey::Chain(CacheKey(Digest::of(b"stage")), 0);
+        assert_ne!(key("/a", chained), key("/b", chained));
     }
 
     #[test]

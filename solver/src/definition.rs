@@ -4,6 +4,7 @@
 //! definition can be written as BuildKit's protobuf and read back. It does not know how an operation
 //! is done, nor where the graph came from.
 
+use crate::env::Env;
 use kiln_oci::Platform;
 use std::collections::BTreeMap;
 
@@ -114,8 +115,8 @@ pub struct ExecOp {
 pub struct ExecMeta {
     /// The program and its arguments.
     pub args: Vec<String>,
-    /// The environment, `NAME=value` each, in order.
-    pub env: Vec<String>,
+    /// The environment.
+    pub env: Env,
     /// The folder to start in.
     pub cwd: String,
     /// User, or user and group, names or numbers; empty is root.
@@ -409,6 +410,13 @@ impl Definition {
         &self.vertices[id.index()]
     }
 
+    /// Gives a process the devices that its own stand for where it is run.
+    pub fn set_devices(&mut self, id: VertexId, devices: Vec<CdiDevice>) {
+        if let Op::Exec(exec) = &mut self.vertices[id.index()].op {
+            exec.devices = devices;
+        }
+    }
+
     /// Adds a vertex and gives its number; an equal one that is there already is given instead.
     ///
     /// # Panics
@@ -429,6 +437,19 @@ impl Definition {
         alike.push(next);
         self.vertices.push(vertex);
         next
+    }
+
+    /// Adds all of another graph, in which what is there already becomes one with it, and gives where the
+    /// other's target is now. Its own target stays.
+    pub fn merge(&mut self, other: &Definition) -> Option<Edge> {
+        let mut numbers: Vec<VertexId> = Vec::with_capacity(other.vertices.len());
+        let moved =
+            |numbers: &[VertexId], edge: &Edge| Edge { vertex: numbers[edge.vertex.index()], ..*edge };
+        for vertex in &other.vertices {
+            let inputs = vertex.inputs.iter().map(|edge| moved(&numbers, edge)).collect();
+            numbers.push(self.add(Vertex { inputs, ..vertex.clone() }));
+        }
+        other.target.as_ref().map(|edge| moved(&numbers, edge))
     }
 }
 
@@ -458,6 +479,27 @@ mod tests {
         assert_eq!(graph.add(Vertex { metadata: named, ..source("a") }), a);
         assert_ne!(graph.add(source("b")), a);
         assert_eq!(graph.vertices().len(), 2);
+    }
+
+    #[test]
+    fn merged_graphs_share_what_is_equal_and_keep_what_is_not() {
+        let on = |graph: &mut Definition, inputs: &[VertexId]| {
+            let inputs = inputs.iter().map(|vertex| Edge { vertex: *vertex, output: 0 }).collect();
+            graph.add(Vertex { op: Op::Merge, inputs, platform: None, metadata: Metadata::default() })
+        };
+        let (mut one, mut other) = (Definition::new(), Definition::new());
+        let (a, b) = (one.add(source("a")), one.add(source("b")));
+        on(&mut one, &[a, b]);
+        let (c, a) = (other.add(source("c")), other.add(source("a")));
+        let top = on(&mut other, &[a, c]);
+        other.target = Some(Edge { vertex: top, output: 0 });
+        let moved = one.merge(&other).expect("the other has a target");
+        assert_eq!(one.vertices().len(), 5, "a is there once");
+        let inputs = &one.vertex(moved.vertex).inputs;
+        assert_eq!(one.vertex(inputs[0].vertex), &source("a"));
+        assert_eq!(one.vertex(inputs[1].vertex), &source("c"));
+        assert_eq!(one.merge(&other), Some(moved), "what is there is found again");
+        assert_eq!((one.vertices().len(), one.target), (5, None));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 
 mod cache_key;
 mod definition;
+mod env;
 mod machine;
 pub mod pattern;
+pub mod pb;
 mod protocol;
 mod reads;
 
@@ -14,6 +16,7 @@ pub use definition::{
     FileActionKind, FileInput, FileOp, Metadata, Mount, MountKind, NetworkMode, Op, Principal, SecretEnv,
     SecretMount, SecurityMode, SourceOp, SshMount, Vertex, VertexId,
 };
+pub use env::Env;
 pub use machine::Solver;
 pub use protocol::{Action, Event, Progress};
 pub use reads::bases;

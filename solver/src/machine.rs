@@ -108,11 +108,18 @@ pub struct Solver {
     running: usize,
     jobs: usize,
     failed: Option<VertexId>,
+    targets: Vec<Edge>,
 }
 
 impl Solver {
     /// A solver for `definition` that lets at most `jobs` steps run at once (at least one).
     pub fn new(definition: Definition, jobs: usize) -> Solver {
+        let targets = definition.target.into_iter().collect();
+        Solver::with_targets(definition, targets, jobs)
+    }
+
+    /// A solver for several targets of one definition, whatever its own is: it is done when all of them are.
+    pub fn with_targets(definition: Definition, targets: Vec<Edge>, jobs: usize) -> Solver {
         let count = definition.vertices().len();
         let mut dependants = vec![Vec::new(); count];
         let mut anew = vec![false; count];
@@ -126,7 +133,6 @@ impl Solver {
                 }
             }
         }
-        let target = definition.target;
         let mut solver = Solver {
             definition,
             states: vec![State::Idle; count],
@@ -140,11 +146,12 @@ impl Solver {
             running: 0,
             jobs: jobs.max(1),
             failed: None,
+            targets,
         };
-        if let Some(edge) = target {
-            solver.want(edge.vertex, Want::Result);
-            solver.settle();
+        for at in 0..solver.targets.len() {
+            solver.want(solver.targets[at].vertex, Want::Result);
         }
+        solver.settle();
         solver
     }
 
@@ -213,21 +220,20 @@ impl Solver {
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        match (self.failed, self.definition.target) {
-            (Some(vertex), _) if self.outstanding == 0 => Progress::Failed(vertex),
-            (Some(_), _) => Progress::Waiting,
-            (None, None) => Progress::Done,
-            (None, Some(edge)) if matches!(self.states[edge.vertex.index()], State::Done { .. }) => {
-                Progress::Done
-            }
-            (None, Some(_)) => Progress::Waiting,
+        let is_done = |edge: &Edge| matches!(self.states[edge.vertex.index()], State::Done { .. });
+        match self.failed {
+            Some(vertex) if self.outstanding == 0 => Progress::Failed(vertex),
+            None if self.targets.iter().all(is_done) => Progress::Done,
+            Some(_) | None => Progress::Waiting,
         }
     }
 
     /// The content of an output, once its vertex is done.
     pub fn content(&self, edge: Edge) -> Option<ContentId> {
         match &self.states[edge.vertex.index()] {
-            State::Done { outputs, .. } => outputs.get(edge.output as usize).copied(),
+            State::Done { outputs, .. } | State::Fetching { outputs, .. } => {
+                outputs.get(edge.output as usize).copied()
+            }
             State::Identified { content, .. } => Some(*content),
             _ => None,
         }

@@ -137,7 +137,16 @@ impl World {
     fn solve(&mut self, graph: &Graph, target: VertexId, jobs: usize) -> (Progress, Vec<String>) {
         let mut definition = graph.0.clone();
         definition.target = Some(Edge { vertex: target, output: 0 });
-        let mut solver = Solver::new(definition, jobs);
+        self.finish(Solver::new(definition, jobs))
+    }
+
+    /// Solves for several targets at once.
+    fn solve_all(&mut self, graph: &Graph, targets: &[VertexId], jobs: usize) -> (Progress, Vec<String>) {
+        let targets = targets.iter().map(|vertex| Edge { vertex: *vertex, output: 0 }).collect();
+        self.finish(Solver::with_targets(graph.0.clone(), targets, jobs))
+    }
+
+    fn finish(&mut self, mut solver: Solver) -> (Progress, Vec<String>) {
         self.log.clear();
         loop {
             let batch: Vec<Action> = std::iter::from_fn(|| solver.next_action()).collect();
@@ -176,6 +185,39 @@ fn only_what_the_target_needs_is_done() {
     graph.run("not needed", other);
     let (_, log) = world.solve(&graph, needed, 4);
     assert_eq!(log, ["fetch docker-image://base", "run needed"]);
+}
+
+#[test]
+fn what_several_targets_share_is_done_once() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let shared = graph.run("shared", base);
+    let (one, two) = (graph.run("one", shared), graph.run("two", shared));
+    let (progress, mut log) = world.solve_all(&graph, &[one, two], 4);
+    log[2..].sort_unstable();
+    let once = ["fetch docker-image://base", "run shared", "run one", "run two"];
+    assert_eq!((progress, log), (Progress::Done, once.map(str::to_owned).to_vec()));
+    assert_eq!(world.most_at_once, 2);
+    assert_eq!(world.solve_all(&graph, &[one, two], 4), (Progress::Done, vec![]));
+}
+
+#[test]
+fn one_target_that_fails_fails_them_all() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let (good, bad) = (graph.run("good", base), graph.run("bad", base));
+    let never = graph.run("never", good);
+    world.fails.insert("bad".to_owned());
+    let (progress, log) = world.solve_all(&graph, &[bad, never], 2);
+    assert_eq!(progress, Progress::Failed(bad));
+    assert!(!log.contains(&"run never".to_owned()), "{log:?}");
+}
+
+#[test]
+fn without_a_target_there_is_nothing_to_do() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    graph.source("docker-image://base");
+    assert_eq!(world.solve_all(&graph, &[], 1), (Progress::Done, vec![]));
 }
 
 #[test]
@@ -325,4 +367,42 @@ fn a_thousand_vertices_are_solved_at_once() {
     }
     let (progress, log) = world.solve(&graph, last, 4);
     assert_eq!((progress, log.len()), (Progress::Done, 10_001));
+}
+
+/// Solves with the answers in an order that a number chooses; whether it came to its end.
+fn ends_in_some_order(graph: &Graph, target: VertexId, mut seed: u64) -> bool {
+    let mut definition = graph.0.clone();
+    definition.target = Some(Edge { vertex: target, output: 0 });
+    let mut solver = Solver::new(definition, 4);
+    let (mut world, mut pending) = (World::default(), Vec::new());
+    loop {
+        while let Some(action) = solver.next_action() {
+            pending.push(action);
+        }
+        match solver.progress() {
+            Progress::Done => return true,
+            Progress::Waiting if !pending.is_empty() => {}
+            _ => return false,
+        }
+        // Numbers as Knuth's linear congruential generator gives them.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let action = pending.swap_remove((seed >> 33) as usize % pending.len());
+        let event = world.answer(&solver, action);
+        solver.apply(event);
+    }
+}
+
+#[test]
+fn a_graph_is_solved_in_whatever_order_the_answers_come() {
+    let mut graph = Graph::default();
+    let image = graph.source("docker-image://base");
+    let context = graph.source("local://context");
+    // The same image is built on and copied from: its files are asked for while it is looked at.
+    let (a, b) = (graph.run("a", image), graph.run("b", image));
+    let from_image = graph.copy("/x", image, a);
+    let from_stage = graph.copy("/y", b, from_image);
+    let target = graph.copy("/z", context, from_stage);
+    for seed in 0..500 {
+        assert!(ends_in_some_order(&graph, target, seed), "order {seed}");
+    }
 }

@@ -26,7 +26,7 @@ enum Matcher {
     /// Text with `**/` before it.
     Anywhere(Vec<u8>),
     /// Everything else.
-    Automaton(Automaton),
+    Automaton(Box<Automaton>),
 }
 
 /// All ways to match a pattern followed at once: bit `i` of a state says that element `i` may be next,
@@ -34,8 +34,13 @@ enum Matcher {
 #[derive(Clone, Debug)]
 struct Automaton {
     elements: Vec<Element>,
-    /// For each ASCII character in turn, the elements that are done once they take it.
+    /// The slash and the ASCII characters that the pattern names, in order.
+    named: Vec<u8>,
+    /// For each of them, and then for all other ASCII characters at once, the elements that are done once
+    /// they take it; but for classes.
     done_by: Vec<u64>,
+    /// The classes, which are asked only where they may be next.
+    classes: Vec<u64>,
     /// Those that may take nothing at all when they are reached, or go on taking: all kinds of stars.
     stays: Vec<u64>,
     /// Those of them that take slashes too.
@@ -72,7 +77,7 @@ enum Question {
 
 /// A pattern that can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid pattern `{0}`: a bracket is not closed, or the escape character is last")]
+#[error("syntax error in pattern `{0}`: a bracket is not closed, or the escape character is last")]
 pub struct PatternError(pub String);
 
 /// What a list says of a folder and what is in it.
@@ -156,7 +161,7 @@ impl Matcher {
         match (pattern.strip_suffix(b"**"), pattern.strip_prefix(b"**/")) {
             (Some(text), _) if is_literal(text) => Some(Matcher::Prefix(text.to_vec())),
             (_, Some(text)) if is_literal(text) => Some(Matcher::Anywhere(text.to_vec())),
-            _ => Some(Matcher::Automaton(Automaton::new(elements(pattern)?))),
+            _ => Some(Matcher::Automaton(Box::new(Automaton::new(elements(pattern)?)))),
         }
     }
 
@@ -241,20 +246,36 @@ impl Automaton {
     fn new(elements: Vec<Element>) -> Automaton {
         let words = elements.len() / 64 + 1;
         let none = vec![0; words];
+        let mut named = vec![b'/'];
+        named.extend(elements.iter().filter_map(|element| match element {
+            Element::Char(c) => u8::try_from(*c).ok().filter(u8::is_ascii),
+            _ => None,
+        }));
+        named.sort_unstable();
+        named.dedup();
         let mut it = Automaton {
-            done_by: vec![0; words * 128],
+            done_by: vec![0; words * (named.len() + 1)],
+            classes: none.clone(),
             stays: none.clone(),
             crosses: none.clone(),
             repeats: none.clone(),
             start: none,
+            named,
             elements,
         };
         for (i, element) in it.elements.iter().enumerate() {
             let (word, bit) = (i / 64, 1 << (i % 64));
-            for c in 0..128 {
-                if element.is_done_by(&[c]) {
-                    it.done_by[usize::from(c) * words + word] |= bit;
+            if matches!(element, Element::Class(_)) {
+                it.classes[word] |= bit;
+                continue;
+            }
+            for (row, c) in it.named.iter().enumerate() {
+                if element.is_done_by(&[*c]) {
+                    it.done_by[row * words + word] |= bit;
                 }
+            }
+            if *element == Element::AnyChar {
+                it.done_by[it.named.len() * words + word] |= bit;
             }
             let (crosses, repeats) = match element {
                 Element::Char(_) | Element::AnyChar | Element::Class(_) => continue,
@@ -316,10 +337,14 @@ impl Automaton {
         let words = state.len();
         let mut carry = 0;
         let mut alive = 0;
+        let row = match c {
+            [c] if c.is_ascii() => Some(self.named.iter().position(|n| n == c).unwrap_or(self.named.len())),
+            _ => None,
+        };
         for (word, bits) in state.iter_mut().enumerate() {
-            let done = match c {
-                [c] if c.is_ascii() => self.done_by[usize::from(*c) * words + word],
-                _ => self.done_by_other(word, c),
+            let done = match row {
+                Some(row) => self.done_by[row * words + word] | self.classes_done_by(word, *bits, c),
+                None => self.done_by_other(word, c),
             };
             let stays = if c == b"/" { self.crosses[word] } else { self.stays[word] };
             let (done, stays) = (*bits & done, *bits & stays);
@@ -343,6 +368,21 @@ impl Automaton {
             }
             reached = all;
         }
+    }
+
+    /// The classes among those that may be next which take the character.
+    #[inline(always)]
+    fn classes_done_by(&self, word: usize, bits: u64, c: &[u8]) -> u64 {
+        let mut open = bits & self.classes[word];
+        let mut done = 0;
+        while open != 0 {
+            let i = open.trailing_zeros();
+            if self.elements[word * 64 + i as usize].is_done_by(c) {
+                done |= 1 << i;
+            }
+            open &= open - 1;
+        }
+        done
     }
 
     fn done_by_other(&self, word: usize, c: &[u8]) -> u64 {
@@ -417,6 +457,20 @@ pub fn wildcard_match(pattern: &[u8], name: &[u8]) -> bool {
             _ => return false,
         }
     }
+}
+
+/// Whether [`wildcard_match`] can read a pattern (Go's `ErrBadPattern`).
+pub fn check_wildcards(pattern: &[u8]) -> Result<(), PatternError> {
+    let bad = || PatternError(String::from_utf8_lossy(pattern).into_owned());
+    let mut at = 0;
+    while let Some(c) = pattern.get(at) {
+        at += match c {
+            b'[' => match_class(&pattern[at..], b"a").ok_or_else(bad)?.0,
+            b'\\' => 1 + char_len(pattern.get(at + 1..).filter(|rest| !rest.is_empty()).ok_or_else(bad)?),
+            _ => char_len(&pattern[at..]),
+        };
+    }
+    Ok(())
 }
 
 /// Whether the pattern's first element matches the first character of `name`, and its length.
@@ -702,6 +756,17 @@ mod tests {
             for (n, _) in path.iter().enumerate().filter(|(n, c)| **c == b'/' && matching.iter().any(|m| m > n)) {
                 prop_assert!(list.may_match_beneath(&path[..n]), "{}", n);
             }
+        }
+    }
+
+    #[test]
+    fn a_short_pattern_is_small() {
+        for pattern in ["?", "a*", "[a-z]*", "**/*.pyc"] {
+            let Some(elements) = elements(pattern.as_bytes()) else { panic!("{pattern}") };
+            let it = Automaton::new(elements);
+            let words = [&it.done_by, &it.classes, &it.stays, &it.crosses, &it.repeats, &it.start];
+            let bytes = it.named.len() + words.iter().map(|words| words.len() * 8).sum::<usize>();
+            assert!(bytes <= 128, "{pattern}: {bytes}");
         }
     }
 
