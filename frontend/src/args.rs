@@ -100,7 +100,7 @@ pub(crate) fn global(
             } else if let Some(default) = default {
                 let look_up = |name: &str| env.get(name).map(str::to_owned);
                 let value = expand_word(&default.raw, dockerfile.directives.escape, &look_up)
-                    .map_err(|error| Place::of(instruction).error(error.to_string()))?;
+                    .map_err(|why| Place::of(instruction).at(default).hinted(why.to_string(), why.hint()))?;
                 env.set(&name.raw, &value.value);
             }
         }

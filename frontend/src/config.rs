@@ -4,6 +4,7 @@
 use crate::args::NOT_VARIABLES;
 use crate::error::{LowerError, Place};
 use crate::file_op::FileOpBuilder;
+use crate::hints;
 use crate::history::{duration, plain_list, quoted_list};
 use crate::lint_file::secret_name;
 use crate::lower::Lowering;
@@ -69,10 +70,16 @@ impl Lowering<'_> {
             if pair.legacy {
                 let name = &instruction.keyword.raw;
                 let message = || format!("write `{name} key=value` and not `{name} key value`");
-                self.lints.warn("LegacyKeyValueFormat", place, message);
+                let hint = || {
+                    let has_blanks = pair.value.raw.starts_with('=');
+                    has_blanks.then(|| {
+                        "no blanks stand around the equals sign: the value begins with it".to_owned()
+                    })
+                };
+                self.lints.warn_with("LegacyKeyValueFormat", place, message, hint);
             }
-            let key = self.expand(state, &pair.key.raw, place)?;
-            out.push((key, self.expand(state, &pair.value.raw, place)?));
+            let key = self.expand(state, &pair.key.raw, place.at(&pair.key))?;
+            out.push((key, self.expand(state, &pair.value.raw, place.at(&pair.value))?));
         }
         Ok(out)
     }
@@ -87,9 +94,9 @@ impl Lowering<'_> {
         for (name, default) in args {
             let name = name.raw.as_str();
             secret_name("ARG", name, place, &mut self.lints);
-            let value = match (self.options.build_arg(name), default) {
-                (Some(given), _) => Some(self.given_value(name, given)),
-                (None, Some(default)) => Some(self.expand(state, &default.raw, place)?),
+            let value = match (self.given(name), default) {
+                (Some(given), _) => Some(given),
+                (None, Some(default)) => Some(self.expand(state, &default.raw, place.at(default))?),
                 (None, None) => self.global.get(name).map(str::to_owned),
             };
             state.declared.add(name, value.as_deref());
@@ -107,11 +114,12 @@ impl Lowering<'_> {
     }
 
     /// The value of an argument that was given; that of the time is what it was found out to be.
-    fn given_value(&self, name: &str, given: &str) -> String {
-        match self.epoch {
-            Some(epoch) if name == "SOURCE_DATE_EPOCH" => epoch.to_string(),
-            _ => given.to_owned(),
+    fn given(&self, name: &str) -> Option<String> {
+        let given = self.options.build_arg(name)?;
+        if name == crate::epoch::NAME {
+            return self.epoch.map(|epoch| epoch.to_string());
         }
+        Some(given.to_owned())
     }
 
     pub(crate) fn cmd(
@@ -156,7 +164,8 @@ impl Lowering<'_> {
                     let name = instruction.keyword.raw.to_uppercase();
                     let message =
                         || format!("{name} should be a JSON array: a shell keeps signals from the program");
-                    self.lints.warn("JSONArgsRecommended", Place::of(instruction), message);
+                    let hint = || hints::broken_array(text).map(str::to_owned);
+                    self.lints.warn_with("JSONArgsRecommended", Place::of(instruction), message, hint);
                 }
                 with_shell(state, text)
             }
@@ -222,15 +231,18 @@ impl Lowering<'_> {
         place: Place,
         words: &[Word],
     ) -> Result<(), LowerError> {
-        let mut sorted: Vec<&str> = words.iter().map(|word| word.raw.as_str()).collect();
-        sorted.sort_unstable();
+        let mut sorted: Vec<&Word> = words.iter().collect();
+        sorted.sort_by(|a, b| a.raw.cmp(&b.raw));
         let mut ports = Vec::new();
         for word in sorted {
-            let lexer = Lexer::new(self.escape);
-            let expanded =
-                lexer.expand(word, &state.look_up()).map_err(|why| place.error(why.to_string()))?;
+            let (lexer, place) = (Lexer::new(self.escape), place.at(word));
+            let expanded = lexer
+                .expand(&word.raw, &state.look_up())
+                .map_err(|why| place.hinted(why.to_string(), why.hint()))?;
             for word in expanded.words {
-                let exposed = crate::expose::exposed(&word).map_err(|why| place.error(why))?;
+                let exposed = crate::expose::exposed(&word);
+                let hint = "as in 80, 8000-8010, 53/udp: ports of the container, each tcp, udp or sctp";
+                let exposed = exposed.map_err(|why| place.hinted(why, hint))?;
                 if exposed.has_upper_case {
                     let message = || format!("the protocol in `{word}` should be in lower case");
                     self.lints.warn("ExposeProtoCasing", place, message);
@@ -271,7 +283,7 @@ impl Lowering<'_> {
         place: Place,
         word: &Word,
     ) -> Result<(), LowerError> {
-        let user = self.expand(state, &word.raw, place)?;
+        let user = self.expand(state, &word.raw, place.at(word))?;
         state.note(format!("USER {user}"));
         Rc::make_mut(&mut state.image).config.user = user;
         Ok(())
@@ -283,6 +295,7 @@ impl Lowering<'_> {
         place: Place,
         word: &Word,
     ) -> Result<(), LowerError> {
+        let place = place.at(word);
         let signal = self.expand(state, &word.raw, place)?;
         if !is_signal(&signal) {
             return Err(
@@ -303,6 +316,13 @@ impl Lowering<'_> {
         Rc::make_mut(&mut state.image).config.on_build.push(trigger.raw.clone());
     }
 
+    /// A trigger that is wrong: BuildKit says so only where it acts.
+    pub(crate) fn warn_of_trigger(&mut self, place: Place, trigger: &Word) {
+        let Err(why) = kiln_grammar::parse_instruction(&trigger.raw, self.escape) else { return };
+        let hint = why.hint.unwrap_or_else(|| "a build on top of this image will fail".to_owned());
+        self.lints.note(place.at(trigger), format!("this trigger can't act: {}", why.message), hint);
+    }
+
     pub(crate) fn maintainer(&mut self, state: &mut StageState, author: &Word) {
         state.note(format!("MAINTAINER {}", author.raw));
         Rc::make_mut(&mut state.image).author.clone_from(&author.raw);
@@ -315,7 +335,7 @@ impl Lowering<'_> {
         word: &Word,
     ) -> Result<(), LowerError> {
         let place = Place::of(instruction);
-        let written = self.expand(state, &word.raw, place)?;
+        let written = self.expand(state, &word.raw, place.at(word))?;
         if !state.has_work_dir && !written.starts_with('/') {
             let message = || {
                 format!("the first WORKDIR is relative, so that `{written}` is elsewhere if the base changes")

@@ -8,6 +8,7 @@ use kiln_solver::{CopyAction, FileActionKind, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 
 /// The named contexts of a build, by their normal names.
+#[derive(Clone)]
 pub(crate) struct Contexts<'a> {
     by_name: HashMap<String, &'a NamedContext>,
 }
@@ -35,6 +36,20 @@ impl<'a> Contexts<'a> {
         Contexts { by_name: named.collect() }
     }
 
+    /// The contexts that are stages: what they are called, and the names of the stages.
+    pub(crate) fn stages(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        let mut stages: Vec<(&str, &'a str)> = self
+            .by_name
+            .iter()
+            .filter_map(|(name, context)| match context {
+                NamedContext::Stage(stage) => Some((name.as_str(), stage.as_str())),
+                _ => None,
+            })
+            .collect();
+        stages.sort_unstable();
+        stages.into_iter()
+    }
+
     /// The context of a name, if there is one; one for the platform goes before one for all.
     pub(crate) fn find(&self, name: &str, platform: &Platform) -> Option<&'a NamedContext> {
         if self.by_name.is_empty()
@@ -51,6 +66,8 @@ impl<'a> Contexts<'a> {
 
 /// What brings a context in.
 pub(crate) enum ContextSource<'a> {
+    /// Nothing.
+    Empty,
     /// A source as it is.
     Plain(SourceOp),
     /// A file that is unpacked where it is an archive.
@@ -67,9 +84,13 @@ pub(crate) fn source_of(context: &NamedContext) -> Result<ContextSource<'_>, Str
         NamedContext::Local { name, excludes } => ContextSource::Local { name, excludes },
         NamedContext::Image(reference) => {
             let reference = reference.strip_prefix("docker-image://").unwrap_or(reference);
+            if reference == "scratch" {
+                return Ok(ContextSource::Empty);
+            }
             let reference = reference.parse::<Reference>().map_err(|error| error.to_string())?;
             ContextSource::Image(reference.to_string())
         }
+        NamedContext::Stage(stage) => return Err(format!("the stage {stage} can't be brought in")),
         NamedContext::OciLayout { path, tag, digest } => {
             let tag = tag.as_ref().map(|tag| format!(":{tag}")).unwrap_or_default();
             let digest = digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();

@@ -5,14 +5,15 @@ use crate::error::{LowerError, Place};
 use crate::file_op::FileOpBuilder;
 use crate::git;
 use crate::graph::{Command, source_paths};
+use crate::hints;
 use crate::lower::Lowering;
 use crate::ownership;
 use crate::path;
 use crate::progress::shown;
 use crate::stage::StageState;
-use kiln_grammar::Word;
 use kiln_grammar::ast::{Add, Copy, CopySource};
 use kiln_grammar::expand::Lexer;
+use kiln_grammar::{Instruction, Word};
 use kiln_solver::{CopyAction, Edge, FileActionKind, Metadata, Op, SourceOp};
 use std::collections::BTreeMap;
 
@@ -23,21 +24,27 @@ struct Copying {
     files: Option<Edge>,
     /// Whether the files are those of the main context.
     from_context: bool,
-    paths: Vec<String>,
+    paths: Vec<Given>,
     /// The files that stand in the Dockerfile: name and content.
     documents: Vec<(String, String)>,
-    dest: String,
-    chown: String,
-    chmod: String,
+    dest: Given,
+    chown: Given,
+    chmod: Given,
     link: bool,
     parents: bool,
     exclude: Vec<String>,
-    checksum: String,
+    checksum: Given,
     keep_git_dir: Option<bool>,
     unpack: Option<bool>,
     place: Place,
     /// What it is called in the progress.
     name: String,
+}
+
+/// A word, variables replaced, and where it stands.
+struct Given {
+    text: String,
+    place: Place,
 }
 
 impl Lowering<'_> {
@@ -53,9 +60,11 @@ impl Lowering<'_> {
             Some(source) => self.source_edge(source).ok_or_else(|| {
                 let from = copy.from.as_ref().map(|word| word.raw.as_str()).unwrap_or_default();
                 let here = &state.name;
-                place.error(format!(
+                let message = format!(
                     "cannot copy from stage {from:?}, it needs to be defined before current stage {here:?}"
-                ))
+                );
+                let place = copy.from.as_ref().map_or(place, |word| place.at(word));
+                place.perhaps_hinted(message, self.graph.names.stage(from, place.line))
             })?,
             None if source_paths(&copy.sources).next().is_some() => self.main_context()?,
             None => None,
@@ -78,7 +87,7 @@ impl Lowering<'_> {
     ) -> Result<(), LowerError> {
         let flags = [add.chown.as_ref(), add.chmod.as_ref(), add.checksum.as_ref()];
         let mut copying = self.copying(state, command, &add.sources, &add.dest, flags)?;
-        let is_local = |path: &String| git::parse(path).is_none() && !is_web(path);
+        let is_local = |path: &Given| git::parse(&path.text).is_none() && !is_web(&path.text);
         if copying.paths.iter().any(is_local) {
             copying.files = self.main_context()?;
         }
@@ -101,14 +110,22 @@ impl Lowering<'_> {
         [chown, chmod, checksum]: [Option<&Word>; 3],
     ) -> Result<Copying, LowerError> {
         let place = Place::of(&command.instruction);
-        let mut flag = |word: Option<&Word>| {
-            word.map(|word| self.expand(state, &word.raw, place)).transpose().map(Option::unwrap_or_default)
+        let mut given = |word: &Word| {
+            let place = place.at(word);
+            self.expand(state, &word.raw, place).map(|text| Given { text, place })
         };
+        let mut flag =
+            |word: Option<&Word>| word.map_or_else(|| Ok(Given { text: String::new(), place }), &mut given);
         let (chown, chmod, checksum) = (flag(chown)?, flag(chmod)?, flag(checksum)?);
         let (mut paths, mut documents) = (Vec::new(), Vec::new());
         for source in sources {
             match source {
-                CopySource::Path(word) => paths.push(self.expand(state, &word.raw, place)?),
+                CopySource::Path(word) => {
+                    let place = place.at(word);
+                    let text = self.expand(state, &word.raw, place);
+                    let text = text.map_err(|why| in_json_form(why, &command.instruction))?;
+                    paths.push(Given { text, place });
+                }
                 CopySource::Heredoc(heredoc) if heredoc.expand => {
                     let lexer = Lexer { skip_quotes: true, ..Lexer::new('\\') };
                     let body = self.expand_with(lexer, state, &heredoc.body, place)?;
@@ -124,7 +141,7 @@ impl Lowering<'_> {
             from_context: false,
             paths,
             documents,
-            dest: self.expand(state, &dest.raw, place)?,
+            dest: Given { text: self.expand(state, &dest.raw, place.at(dest))?, place: place.at(dest) },
             chown,
             chmod,
             link: false,
@@ -141,15 +158,18 @@ impl Lowering<'_> {
     fn copy_files(&mut self, state: &mut StageState, copying: Copying) -> Result<(), LowerError> {
         let place = copying.place;
         copying.check_checksum()?;
+        self.warn_of_late_flags(&copying);
         let text = copying.name.clone();
         let name = state.steps.next(&text, &state.platform, &state.env);
         // A mode that is asked for needs no file system of its own: BuildKit copies then as without --link.
-        let is_linked = copying.link && copying.chmod.is_empty();
+        let is_linked = copying.link && copying.chmod.text.is_empty();
         let base = if is_linked { None } else { state.fs };
         let plain = copying.plain_action(state.dir(), self.epoch_ns())?;
         if let (None, Some(owner)) = (base, plain.owner.as_ref().and_then(ownership::first_name)) {
-            return Err(unknown_owner(place, owner, "the owner in --chown"));
+            return Err(unknown_owner(copying.chown.place, owner, "the owner in --chown"));
         }
+        let each = plain.dest.len() + plain.exclude_patterns.iter().map(|it| it.len() + 32).sum::<usize>();
+        self.count(place, (copying.paths.len() + copying.documents.len()).saturating_mul(each))?;
         let mut work = FileOpBuilder::new(base);
         for path in &copying.paths {
             let (action, source) = self.path_action(state, &copying, path, &plain, &name)?;
@@ -181,26 +201,25 @@ impl Lowering<'_> {
         &mut self,
         state: &StageState,
         copying: &Copying,
-        path: &str,
+        &Given { text: ref path, place }: &Given,
         plain: &CopyAction,
         name: &str,
     ) -> Result<(CopyAction, Option<Edge>), LowerError> {
-        let place = copying.place;
         if let Some(git) = git::parse(path) {
             let git = git.map_err(|why| place.error(why))?;
             if !copying.is_add {
                 return Err(place.error("source can't be a git ref for COPY"));
             }
-            let source = git_source(git, copying)?;
-            let edge = self.remote(state, source, name, place);
+            let source = git_source(git, copying, place)?;
+            let edge = self.remote(state, source, name, copying.place);
             return Ok((CopyAction { src: "/".to_owned(), ..plain.clone() }, Some(edge)));
         }
         if is_web(path) {
             if !copying.is_add {
                 return Err(place.hinted("source can't be a URL for COPY", "use ADD"));
             }
-            let (source, file) = web_source(path, copying);
-            let edge = self.remote(state, source, name, place);
+            let (source, file) = web_source(path, &copying.checksum.text);
+            let edge = self.remote(state, source, name, copying.place);
             let attempt_unpack = copying.unpack == Some(true);
             return Ok((
                 CopyAction { src: path::rooted(&file), attempt_unpack, ..plain.clone() },
@@ -234,15 +253,33 @@ impl Lowering<'_> {
         self.vertex(Op::Source(source), Vec::new(), None, metadata)
     }
 
+    /// A path that looks like a flag: flags stand before all paths.
+    fn warn_of_late_flags(&mut self, copying: &Copying) {
+        const FLAGS: [&str; 9] =
+            ["from", "chown", "chmod", "link", "parents", "exclude", "checksum", "unpack", "keep-git-dir"];
+        for Given { text, place } in copying.paths.iter().chain([&copying.dest]) {
+            let name = text.strip_prefix("--").and_then(|rest| rest.split('=').next());
+            if name.is_some_and(|name| FLAGS.contains(&name)) {
+                let hint = "flags stand before the first path".to_owned();
+                self.lints.note(
+                    *place,
+                    format!("`{text}` is taken for a path here, and not for a flag"),
+                    hint,
+                );
+            }
+        }
+    }
+
     fn warn_of_ignored(&mut self, copying: &Copying, path: &str) {
         if !copying.from_context || !self.has_local_context() {
             return;
         }
         let Some(ignored) = &self.ignored else { return };
-        let path = path::rooted(path);
-        let path = path.trim_start_matches('/');
+        let path = kiln_grammar::path::clean(path);
+        let path = path.as_str();
         let all = ["*", "**", "**/*"];
-        let is_ignored = if path.is_empty() {
+        // As BuildKit: the patterns are for paths without a slash at their beginning.
+        let is_ignored = if path == "." || path.starts_with('/') {
             self.options.ignore.iter().any(|pattern| all.contains(&pattern.pattern.as_str()))
         } else {
             ignored.matches(path.as_bytes())
@@ -250,7 +287,15 @@ impl Lowering<'_> {
         if is_ignored {
             let message =
                 || format!("`{path}` is left out by the ignore file, so that there is nothing to copy");
-            self.lints.warn("CopyIgnoredFile", copying.place, message);
+            let hint = || {
+                let leaves_out = |pattern: &&kiln_grammar::IgnorePattern| {
+                    let alone = kiln_solver::pattern::PatternList::parse([&pattern.pattern]);
+                    alone.is_ok_and(|alone| alone.matches(path.as_bytes()))
+                };
+                let pattern = self.options.ignore.iter().rfind(leaves_out)?;
+                Some(format!("line {} of the ignore file says `{}`", pattern.line, pattern.original.trim()))
+            };
+            self.lints.warn_with("CopyIgnoredFile", copying.place, message, hint);
         }
     }
 }
@@ -258,13 +303,15 @@ impl Lowering<'_> {
 impl Copying {
     /// What every copy of the instruction has.
     fn plain_action(&self, dir: &str, timestamp_ns: Option<i64>) -> Result<CopyAction, LowerError> {
-        let mode = match self.chmod.as_str() {
+        let mode = match self.chmod.text.as_str() {
             "" => None,
-            text => Some(ownership::mode(text).map_err(|why| self.place.error(why))?),
+            text => Some(ownership::mode(text).map_err(|why| {
+                self.chmod.place.hinted(why, "as in --chmod=755, --chmod=u=rwX,go=rX or --chmod=+x")
+            })?),
         };
         Ok(CopyAction {
-            dest: path::destination(dir, &self.dest),
-            owner: (!self.chown.is_empty()).then(|| ownership::chown(&self.chown)),
+            dest: path::destination(dir, &self.dest.text),
+            owner: (!self.chown.text.is_empty()).then(|| ownership::chown(&self.chown.text)),
             mode,
             create_dest_path: true,
             timestamp_ns,
@@ -274,13 +321,14 @@ impl Copying {
     }
 
     fn check_checksum(&self) -> Result<(), LowerError> {
-        if self.checksum.is_empty() {
+        if self.checksum.text.is_empty() {
             return Ok(());
         }
+        let place = self.checksum.place;
         match self.paths.as_slice() {
-            [path] if is_web(path) || git::parse(path).is_some() => Ok(()),
-            [_] => Err(self.place.error("checksum requires HTTP(S) or Git sources")),
-            _ => Err(self.place.error("checksum can't be specified for multiple sources")),
+            [path] if is_web(&path.text) || git::parse(&path.text).is_some() => Ok(()),
+            [_] => Err(place.error("checksum requires HTTP(S) or Git sources")),
+            _ => Err(place.error("checksum can't be specified for multiple sources")),
         }
     }
 
@@ -291,26 +339,39 @@ impl Copying {
             line.push_str(" --parents");
         }
         for (flag, value) in [("chown", &self.chown), ("chmod", &self.chmod)] {
-            if !value.is_empty() {
-                line.push_str(&format!(" --{flag}={value}"));
+            if !value.text.is_empty() {
+                line.push_str(&format!(" --{flag}={}", value.text));
             }
         }
         for path in &self.paths {
             line.push(' ');
-            line.push_str(path);
+            line.push_str(&path.text);
         }
         for (name, _) in &self.documents {
             line.push_str(" <<");
             line.push_str(name);
         }
         line.push(' ');
-        line.push_str(&self.dest);
+        line.push_str(&self.dest.text);
         line
     }
 }
 
-fn git_source(mut git: git::GitAddress, copying: &Copying) -> Result<SourceOp, LowerError> {
-    let place = copying.place;
+/// The same error, where a path has blanks or the JSON form is not quite one, with what to do about that.
+fn in_json_form(error: LowerError, instruction: &Instruction) -> LowerError {
+    let LowerError::Diagnostic(mut diagnostic) = error else { return error };
+    let array = instruction.text.find('[').map(|at| &instruction.text[at..]);
+    if let Some(hint) = array.and_then(hints::broken_array) {
+        diagnostic.hint = Some(hint.to_owned());
+    } else if diagnostic.message.contains("-quote") {
+        diagnostic.hint =
+            Some("names with blanks are written in the JSON form: [\"my file\", \"/to\"]".to_owned());
+    }
+    LowerError::Diagnostic(diagnostic)
+}
+
+fn git_source(mut git: git::GitAddress, copying: &Copying, place: Place) -> Result<SourceOp, LowerError> {
+    let checksum = &copying.checksum.text;
     match (copying.keep_git_dir, git.keep_git_dir) {
         (Some(flag), Some(query)) if flag != query => {
             return Err(place.error("inconsistent keep-git-dir configuration"));
@@ -318,17 +379,17 @@ fn git_source(mut git: git::GitAddress, copying: &Copying) -> Result<SourceOp, L
         (flag, query) => git.keep_git_dir = query.or(flag),
     }
     match &git.checksum {
-        Some(query) if !copying.checksum.is_empty() && *query != copying.checksum => {
-            return Err(place.error(format!("checksum mismatch {:?} != {query:?}", copying.checksum)));
+        Some(query) if !checksum.is_empty() && query != checksum => {
+            return Err(place.error(format!("checksum mismatch {checksum:?} != {query:?}")));
         }
         Some(_) => {}
-        None => git.checksum = Some(copying.checksum.clone()).filter(|checksum| !checksum.is_empty()),
+        None => git.checksum = Some(checksum.clone()).filter(|checksum| !checksum.is_empty()),
     }
     Ok(git.source())
 }
 
 /// A download, and the name of its file.
-fn web_source(url: &str, copying: &Copying) -> (SourceOp, String) {
+pub(crate) fn web_source(url: &str, checksum: &str) -> (SourceOp, String) {
     let path =
         url.split_once("://").map_or("", |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
     let path = path.split(['?', '#']).next().unwrap_or_default();
@@ -337,8 +398,8 @@ fn web_source(url: &str, copying: &Copying) -> (SourceOp, String) {
         name => name,
     };
     let mut attrs = BTreeMap::from([("http.filename".to_owned(), file.to_owned())]);
-    if !copying.checksum.is_empty() {
-        attrs.insert("http.checksum".to_owned(), copying.checksum.clone());
+    if !checksum.is_empty() {
+        attrs.insert("http.checksum".to_owned(), checksum.to_owned());
     }
     (SourceOp { identifier: url.to_owned(), attrs }, file.to_owned())
 }

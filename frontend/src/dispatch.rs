@@ -10,13 +10,17 @@ use crate::options::NamedContext;
 use crate::resolve::RootSource;
 use crate::stage::StageState;
 use kiln_grammar::expand::Lexer;
-use kiln_grammar::suggest::nearest;
 use kiln_grammar::{InstructionKind, Word};
 use kiln_oci::Platform;
 use kiln_solver::{Edge, Metadata, Op, SourceOp, Vertex};
 
 /// The longest value of a variable, label, path or flag, in bytes: one that doubles itself ends here.
 const MAX_VALUE: usize = 1 << 20;
+
+/// How much a Dockerfile may come to, in bytes of values, paths and lines of the history: each RUN tells all
+/// arguments, each copy has all that is left out, so that what is short to write may be more than there is
+/// room for.
+const MAX_MADE: usize = 64 << 20;
 
 impl Lowering<'_> {
     /// Lowers a stage; what it is made from is lowered already.
@@ -41,6 +45,8 @@ impl Lowering<'_> {
                 self.lints.enter(&command.instruction.comments);
                 state.steps.is_trigger = command.is_trigger;
                 self.instruction(&mut state, command)?;
+                let line = state.history.last().map_or(0, |line| line.created_by.len());
+                self.count(Place::of(&command.instruction), line + state.dir().len())?;
             }
             self.graph.nodes[id.0].commands = commands;
         }
@@ -71,7 +77,10 @@ impl Lowering<'_> {
                 self.shell(state, words);
                 Ok(())
             }
-            InstructionKind::Onbuild { trigger, .. } => {
+            InstructionKind::Onbuild { trigger, instruction } => {
+                if instruction.is_none() {
+                    self.warn_of_trigger(place, trigger);
+                }
                 self.onbuild(state, trigger);
                 Ok(())
             }
@@ -103,7 +112,7 @@ impl Lowering<'_> {
         words: &[Word],
         place: Place,
     ) -> Result<Vec<String>, LowerError> {
-        words.iter().map(|word| self.expand(state, &word.raw, place)).collect()
+        words.iter().map(|word| self.expand(state, &word.raw, place.at(word))).collect()
     }
 
     /// Expands a text by rules of its own.
@@ -117,9 +126,21 @@ impl Lowering<'_> {
         if !text.contains(['$', '\'', '"', lexer.escape, '\u{feff}']) {
             return Ok(text.to_owned());
         }
-        let expanded = lexer.expand(text, &state.look_up()).map_err(|why| place.error(why.to_string()))?;
+        let expanded =
+            lexer.expand(text, &state.look_up()).map_err(|why| place.hinted(why.to_string(), why.hint()))?;
         self.warn_of_unset(state, &expanded.unmatched, place);
+        self.count(place, expanded.value.len())?;
         Ok(expanded.value)
+    }
+
+    /// Counts bytes that an instruction adds to what is made.
+    pub(crate) fn count(&mut self, place: Place, bytes: usize) -> Result<(), LowerError> {
+        self.made = self.made.saturating_add(bytes);
+        if self.made > MAX_MADE {
+            let message = format!("the Dockerfile comes to more than {} MiB here", MAX_MADE >> 20);
+            return Err(place.hinted(message, "the line of each RUN in the history has all arguments, so long values count often"));
+        }
+        Ok(())
     }
 
     /// Warns of variables that were used and are not set.
@@ -128,7 +149,8 @@ impl Lowering<'_> {
             if state.declared.contains(name) || crate::args::NOT_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
-            let hint = || nearest(name, state.env.names()).map(|near| format!("did you mean ${near}?"));
+            let names = &self.graph.names;
+            let hint = || names.variable(name, place.line, state.env.names());
             self.lints.warn_with(
                 "UndefinedVar",
                 place,
@@ -166,6 +188,7 @@ impl Lowering<'_> {
             let context = &self.options.main_context;
             let why = |why: String| Place::default().error(why);
             let source = match source_of(context).map_err(why)? {
+                ContextSource::Empty => RootSource::Empty,
                 ContextSource::Plain(op) => RootSource::Plain(op),
                 ContextSource::Archive(op) => RootSource::Archive(op),
                 ContextSource::Local { name, excludes } => RootSource::Local { name, excludes },

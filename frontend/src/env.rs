@@ -8,6 +8,8 @@ use std::rc::Rc;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Env {
     inner: Rc<Inner>,
+    /// The same for processes, which share it.
+    process: kiln_solver::Env,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,7 @@ impl Env {
         if self.get(name) == Some(value) {
             return;
         }
+        self.process.set(name, value);
         let inner = Rc::make_mut(&mut self.inner);
         if let Some(i) = inner.index.get(name) {
             inner.pairs[*i].1 = value.into();
@@ -43,12 +46,18 @@ impl Env {
             let inner = Rc::make_mut(&mut self.inner);
             inner.pairs.retain(|(key, _)| &**key != name);
             inner.index = inner.pairs.iter().enumerate().map(|(i, (key, _))| (key.clone(), i)).collect();
+            self.process = self.to_list().into_iter().collect();
         }
     }
 
     /// The names, in order.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.inner.pairs.iter().map(|(name, _)| &**name)
+    }
+
+    /// The environment of a process: what was set last is at the end.
+    pub(crate) fn of_process(&self) -> kiln_solver::Env {
+        self.process.clone()
     }
 
     /// `NAME=value` each, in order.

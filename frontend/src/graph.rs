@@ -4,9 +4,11 @@
 use crate::contexts::Contexts;
 use crate::env::Env;
 use crate::error::{LowerError, Place};
+use crate::hints::Names;
 use crate::lint::Lints;
 use crate::lint_file;
 use crate::options::{BuildOptions, NamedContext};
+use crate::stage_context::StandIns;
 use kiln_grammar::ast::CopySource;
 use kiln_grammar::expand::{Expanded, expand_word};
 use kiln_grammar::suggest::nearest;
@@ -37,8 +39,9 @@ pub(crate) struct Node<'a> {
     pub commands: Vec<Command<'a>>,
     /// What its instructions copy or mount from.
     pub needs: Vec<(NodeId, Place)>,
-    /// Where it is named.
+    /// Where it is named: the instruction, and the word in it.
     pub place: Place,
+    pub word: Place,
     /// Whether the triggers of its base are among its instructions.
     pub has_triggers: bool,
     /// Whether what is known of it from before is not used.
@@ -60,6 +63,10 @@ pub(crate) struct Graph<'a> {
     by_name: HashMap<String, NodeId>,
     images: HashMap<String, NodeId>,
     stages: usize,
+    /// The stages that stand for names.
+    pub stand_ins: StandIns<'a>,
+    /// Where names are given, to explain those that are not known.
+    pub names: Names<'a>,
 }
 
 /// What FROM is expanded with.
@@ -83,13 +90,17 @@ impl<'a> Graph<'a> {
             by_name: HashMap::new(),
             images: HashMap::new(),
             stages,
+            stand_ins: StandIns::default(),
+            names: Names::of(dockerfile),
         };
         let declared = declared(dockerfile);
         for (index, stage) in dockerfile.stages.iter().enumerate() {
             lints.enter(&stage.from.comments);
-            let node = stage_node(index, stage, scope, &declared, lints)?;
+            let seen = Seen { declared: &declared, names: &graph.names };
+            let node = stage_node(index, stage, scope, seen, lints)?;
             graph.add_stage(node, stage.name.as_deref());
         }
+        graph.put_stand_ins(scope.contexts, &scope.options.target_platform)?;
         for (index, stage) in dockerfile.stages.iter().enumerate() {
             if graph.nodes[index].context.is_none() {
                 graph.add_commands(NodeId(index), &stage.instructions)?;
@@ -108,16 +119,20 @@ impl<'a> Graph<'a> {
 
     /// The stage that is built for.
     pub(crate) fn target(&self, name: Option<&str>) -> Result<NodeId, LowerError> {
-        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(NodeId(self.stages - 1)) };
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            return Ok(self.standing_for(NodeId(self.stages - 1)));
+        };
         if let Some(id) = self.by_name.get(&name.to_lowercase()) {
-            return Ok(*id);
+            return Ok(self.standing_for(*id));
         }
         let place = self.nodes.first().map(|node| node.place).unwrap_or_default();
         let message = format!("target stage {name:?} could not be found");
         let names = self.nodes[..self.stages].iter().map(|node| node.name.as_str());
+        let listed = self.names.listed();
         Err(match nearest(name, names) {
             Some(near) => place.hinted(message, format!("did you mean {near}?")),
-            None => place.error(message),
+            None if listed.is_empty() => place.hinted(message, "no stage has a name"),
+            None => place.hinted(message, format!("the stages are {listed}")),
         })
     }
 
@@ -154,7 +169,8 @@ impl<'a> Graph<'a> {
     fn add_stage(&mut self, mut node: Node<'a>, name: Option<&str>) {
         let id = NodeId(self.nodes.len());
         if node.context.is_none() {
-            node.base = self.by_name.get(&node.base_name.to_lowercase()).copied();
+            // As BuildKit: other than after --from, only the name in lower case is the stage's.
+            node.base = self.by_name.get(&node.base_name).copied();
         }
         self.nodes.push(node);
         if let Some(name) = name {
@@ -180,18 +196,26 @@ impl<'a> Graph<'a> {
         let place = Place::of(&instruction);
         let sources = match &instruction.kind {
             InstructionKind::Copy(copy) => match &copy.from {
-                Some(from) if !from.raw.is_empty() => vec![Some(self.copy_source(&from.raw, place)?)],
+                Some(from) if !from.raw.is_empty() => {
+                    vec![Some(self.copy_source(&from.raw, place.at(from))?)]
+                }
                 _ => Vec::new(),
             },
             InstructionKind::Run(run) => {
                 let from = |mount: &kiln_grammar::ast::Mount| {
                     let from = mount.fields.iter().rev().find(|(key, _)| key == "from")?.1.clone()?;
-                    (!from.is_empty()).then_some(from)
+                    (!from.is_empty()).then(|| (from, place.at(&mount.value)))
                 };
-                let names: Vec<Option<String>> = run.mounts.iter().map(from).collect();
-                names.into_iter().map(|name| name.map(|name| self.named(&name, place))).collect()
+                let names: Vec<Option<(String, Place)>> = run.mounts.iter().map(from).collect();
+                let mut named =
+                    |name: Option<(String, Place)>| name.map(|(name, at)| self.named(&name, at)).transpose();
+                names.into_iter().map(&mut named).collect::<Result<_, _>>()?
             }
             _ => Vec::new(),
+        };
+        let place = match &instruction.kind {
+            InstructionKind::Copy(copy) => copy.from.as_ref().map_or(place, |from| place.at(from)),
+            _ => place,
         };
         let needs = sources.iter().flatten().map(|source| (*source, place));
         self.nodes[id.0].needs.extend(needs);
@@ -206,14 +230,20 @@ impl<'a> Graph<'a> {
                  global scope as a workaround",
             ));
         }
-        let Ok(number) = from.parse::<i64>() else { return Ok(self.named(from, place)) };
+        let Ok(number) = from.parse::<i64>() else { return self.named(from, place) };
         let index = usize::try_from(number).ok().filter(|index| *index < self.stages);
-        index.map(NodeId).ok_or_else(|| place.error(format!("invalid stage index {number}")))
+        index.map(|index| self.standing_for(NodeId(index))).ok_or_else(|| {
+            let hint = format!("stages are counted from 0; the last is {}", self.stages.saturating_sub(1));
+            place.hinted(format!("invalid stage index {number}"), hint)
+        })
     }
 
-    fn named(&mut self, name: &str, place: Place) -> NodeId {
+    fn named(&mut self, name: &str, place: Place) -> Result<NodeId, LowerError> {
         if let Some(id) = self.by_name.get(&name.to_lowercase()).or_else(|| self.images.get(name)) {
-            return *id;
+            return Ok(self.standing_for(*id));
+        }
+        if let Some(id) = self.stand_in_of(name)? {
+            return Ok(id);
         }
         let id = NodeId(self.nodes.len());
         self.nodes.push(Node {
@@ -226,11 +256,12 @@ impl<'a> Graph<'a> {
             commands: Vec::new(),
             needs: Vec::new(),
             place,
+            word: place,
             has_triggers: true,
             ignore_cache: false,
         });
         self.images.insert(name.to_owned(), id);
-        id
+        Ok(id)
     }
 
     /// No stage copies from itself, by whatever way round.
@@ -243,7 +274,10 @@ impl<'a> Graph<'a> {
                 let at = *at;
                 seen[at] = true;
                 on_path[at] = true;
-                let Some((need, place)) = self.nodes[at].needs.get(*next) else {
+                let node = &self.nodes[at];
+                let base = node.base.filter(|_| self.has_stand_ins()).map(|base| (base, node.place));
+                let mut needs = node.needs.iter().copied().chain(base);
+                let Some((need, place)) = needs.nth(*next) else {
                     on_path[at] = false;
                     path.pop();
                     continue;
@@ -251,7 +285,8 @@ impl<'a> Graph<'a> {
                 *next += 1;
                 if on_path[need.0] {
                     let name = &self.nodes[root].name;
-                    return Err(place.error(format!("circular dependency detected on stage: {name}")));
+                    let hint = "a stage can't have files of one that is made from it";
+                    return Err(place.hinted(format!("circular dependency detected on stage: {name}"), hint));
                 }
                 if !seen[need.0] {
                     path.push((need.0, 0));
@@ -277,6 +312,14 @@ impl Node<'_> {
     }
 }
 
+/// What is known of names when a FROM is read.
+#[derive(Clone, Copy)]
+struct Seen<'s> {
+    /// The arguments that are declared before the first FROM.
+    declared: &'s HashSet<&'s str>,
+    names: &'s Names<'s>,
+}
+
 fn declared(dockerfile: &Dockerfile) -> HashSet<&str> {
     let mut names = HashSet::new();
     for instruction in &dockerfile.global_args {
@@ -291,22 +334,23 @@ fn stage_node<'a>(
     index: usize,
     stage: &'a Stage,
     scope: &Scope<'_, 'a>,
-    declared: &HashSet<&str>,
+    seen: Seen<'_>,
     lints: &mut Lints,
 ) -> Result<Node<'a>, LowerError> {
     let place = Place::of(&stage.from);
     let InstructionKind::From { image, platform, .. } = &stage.from.kind else {
         return Err(place.error("a stage begins with FROM"));
     };
-    let expanded = expand(&image.raw, scope, place)?;
-    lint_file::undeclared(&expanded, scope.global, declared, place, lints);
+    let expanded = expand(&image.raw, scope, place.at(image))?;
+    undeclared(&expanded, scope, seen, place.at(image), lints);
     if expanded.value.is_empty() {
-        return Err(place.error(format!("base name ({}) should not be blank", image.raw)));
+        let message = format!("base name ({}) should not be blank", image.raw);
+        return Err(place.at(image).perhaps_hinted(message, why_empty(&expanded, scope, seen)));
     }
     let name = stage.name.as_deref();
     let platform = match platform {
         Some(word) if !word.raw.is_empty() => {
-            Some(platform_of(word, name.unwrap_or_default(), scope, declared, place, lints)?)
+            Some(platform_of(word, name.unwrap_or_default(), scope, seen, place.at(word), lints)?)
         }
         _ => None,
     };
@@ -322,6 +366,7 @@ fn stage_node<'a>(
         commands: Vec::new(),
         needs: Vec::new(),
         place,
+        word: place.at(image),
         has_triggers: false,
         ignore_cache: scope.options.no_cache || name.is_some_and(filtered),
     })
@@ -331,28 +376,43 @@ fn platform_of(
     word: &Word,
     stage: &str,
     scope: &Scope<'_, '_>,
-    declared: &HashSet<&str>,
+    seen: Seen<'_>,
     place: Place,
     lints: &mut Lints,
 ) -> Result<Platform, LowerError> {
     let expanded = expand(&word.raw, scope, place)?;
-    lint_file::undeclared(&expanded, scope.global, declared, place, lints);
+    undeclared(&expanded, scope, seen, place, lints);
     lint_file::platform_flag(&word.raw, &expanded, stage, scope.global, place, lints);
-    let unset = expanded.unmatched.first();
-    let near = unset.and_then(|name| nearest(name, scope.global.names()));
-    let error = |message: String| match near {
-        Some(near) => place.hinted(message, format!("did you mean {near}?")),
-        None => place.error(message),
-    };
+    let error = |message: String| place.perhaps_hinted(message, why_empty(&expanded, scope, seen));
     if expanded.value.is_empty() {
         return Err(error(format!("empty platform value from expression {}", word.raw)));
     }
     expanded.value.parse().map_err(|why| error(format!("failed to parse platform {}: {why}", word.raw)))
 }
 
+/// FROM uses arguments that nobody has declared.
+fn undeclared(
+    expanded: &Expanded,
+    scope: &Scope<'_, '_>,
+    Seen { declared, names }: Seen<'_>,
+    place: Place,
+    lints: &mut Lints,
+) {
+    for name in expanded.unmatched.iter().filter(|name| !declared.contains(name.as_str())) {
+        let known = scope.global.names().chain(declared.iter().copied());
+        lint_file::undeclared(name, place, lints, || names.argument_of_from(name, known));
+    }
+}
+
+/// Why an expression of FROM came out empty.
+fn why_empty(expanded: &Expanded, scope: &Scope<'_, '_>, seen: Seen<'_>) -> Option<String> {
+    let name = expanded.unmatched.first()?;
+    seen.names.argument_of_from(name, scope.global.names())
+}
+
 fn expand(text: &str, scope: &Scope<'_, '_>, place: Place) -> Result<Expanded, LowerError> {
     let look_up = |name: &str| scope.global.get(name).map(str::to_owned);
-    expand_word(text, scope.escape, &look_up).map_err(|why| place.error(why.to_string()))
+    expand_word(text, scope.escape, &look_up).map_err(|why| place.hinted(why.to_string(), why.hint()))
 }
 
 /// The paths among the sources of COPY and ADD.

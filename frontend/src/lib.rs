@@ -8,11 +8,13 @@ mod contexts;
 mod copy;
 mod dispatch;
 mod env;
+mod epoch;
 mod error;
 mod expose;
 mod file_op;
 mod git;
 mod graph;
+mod hints;
 mod history;
 mod lint;
 mod lint_file;
@@ -27,14 +29,20 @@ mod resolve;
 mod run;
 mod signal;
 mod stage;
+mod stage_context;
+mod stage_graph;
 
 pub use contexts::normal_context_name;
+pub use epoch::{EpochSource, epoch_source};
 pub use error::LowerError;
-pub use kiln_solver::NetworkMode;
+pub use kiln_solver::{NetworkMode, pb};
 pub use lint::{LINTS, Lint};
-pub use lower::{Checked, Lowered, Resolver, check, lower};
+pub use lower::{Checked, Lowered, Resolver, UnusedBuildArg, check, lower, lower_telling};
 pub use options::{BuildOptions, ImageRequest, NamedContext, ResolvedImage, Ulimit};
 pub use remote::{RemoteContext, image_identifier, remote_context};
+pub use stage_graph::{
+    StageGraph, StageGraphEdge, StageGraphEdgeKind, StageGraphNode, StageGraphNodeKind, stage_graph,
+};
 
 /// The mark at the end of a history line that made a layer.
 pub const HISTORY_MARK: &str = " # kiln";

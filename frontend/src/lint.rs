@@ -5,6 +5,9 @@ use crate::error::Place;
 use kiln_grammar::{Diagnostic, Severity};
 use std::collections::BTreeSet;
 
+/// How many warnings come with a hint.
+const HINTS_MAX: usize = 200;
+
 /// A rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lint {
@@ -64,7 +67,10 @@ impl LintOptions {
     /// Reads `skip=A,B;error=true;experimental=all`.
     pub(crate) fn parse(text: &str) -> Result<LintOptions, String> {
         let mut options = LintOptions::default();
-        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        if text.is_empty() {
+            return Ok(options);
+        }
+        for part in text.split(';').map(str::trim) {
             let (key, value) =
                 part.split_once('=').ok_or_else(|| format!("invalid check option {part:?}"))?;
             let value = value.trim();
@@ -86,13 +92,16 @@ impl LintOptions {
     }
 
     fn allows(&self, name: &str) -> bool {
-        let lint = LINTS.iter().find(|lint| lint.name == name);
-        let experimental = lint.is_some_and(|lint| lint.experimental);
-        if self.skip_all || self.skip.contains(name) {
-            return false;
+        // As BuildKit: only their own list counts for experimental rules.
+        if is_experimental(name) {
+            return self.experimental_all || self.experimental.contains(name);
         }
-        !experimental || self.experimental_all || self.experimental.contains(name)
+        !self.skip_all && !self.skip.contains(name)
     }
+}
+
+fn is_experimental(name: &str) -> bool {
+    LINTS.iter().any(|lint| lint.name == name && lint.experimental)
 }
 
 /// The warnings so far.
@@ -129,17 +138,27 @@ impl Lints {
         hint: impl FnOnce() -> Option<String>,
     ) {
         let here = self.scope.as_ref();
-        let on_here = here.is_none_or(|scope| !scope.skip_all && !scope.skip.contains(name));
+        let experimental = is_experimental(name);
+        let on_here = experimental || here.is_none_or(|scope| !scope.skip_all && !scope.skip.contains(name));
         let asked_here = here.is_some_and(|scope| scope.allows(name));
-        if !on_here || !(self.options.allows(name) || asked_here && !self.is_skipped(name)) {
+        if !on_here || !(self.options.allows(name) || asked_here && (experimental || !self.is_skipped(name)))
+        {
             return;
         }
         let mut diagnostic = place.diagnostic(Severity::Warning, message());
         diagnostic.rule = Some(name);
-        diagnostic.hint = hint();
+        // Hints are searched for among all names: beyond what anybody reads they are left out.
+        diagnostic.hint = if self.warnings.len() < HINTS_MAX { hint() } else { None };
         if self.told.insert((diagnostic.line, name, diagnostic.message.clone())) {
             self.warnings.push(diagnostic);
         }
+    }
+
+    /// Warns of what BuildKit says nothing about. It belongs to no rule, and never makes a build fail.
+    pub(crate) fn note(&mut self, place: Place, message: String, hint: String) {
+        let mut diagnostic = place.diagnostic(Severity::Warning, message);
+        diagnostic.hint = Some(hint);
+        self.warnings.push(diagnostic);
     }
 
     /// Takes over a warning that was made elsewhere, if its rule is on.

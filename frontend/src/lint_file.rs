@@ -5,7 +5,6 @@ use crate::env::Env;
 use crate::error::Place;
 use crate::lint::Lints;
 use kiln_grammar::expand::{Expanded, expand_word};
-use kiln_grammar::suggest::nearest;
 use kiln_grammar::{Dockerfile, Instruction, InstructionKind};
 use kiln_oci::{Platform, Reference};
 use std::collections::HashSet;
@@ -28,6 +27,18 @@ pub(crate) fn look_at(dockerfile: &Dockerfile, lints: &mut Lints) {
     for instruction in &dockerfile.global_args {
         lints.enter(&instruction.comments);
         description(instruction, lints);
+    }
+}
+
+/// Looks at the instructions above a line, where the file can be read no further.
+pub(crate) fn look_above(dockerfile: &Dockerfile, line: u32, lints: &mut Lints) {
+    let mut names = HashSet::new();
+    for stage in dockerfile.stages.iter().filter(|stage| stage.from.line < line) {
+        lints.enter(&stage.from.comments);
+        stage_names(&stage.from, stage.name.as_deref(), &mut names, lints);
+        for instruction in stage.instructions.iter().filter(|instruction| instruction.line < line) {
+            look_at_one(instruction, lints);
+        }
     }
 }
 
@@ -54,12 +65,16 @@ fn stage_names<'a>(
         let message = || format!("the name of the stage `{}` should be in lower case", written.raw);
         lints.warn("StageNameCasing", place, message);
     }
-    let lower = |text: &str| text.to_lowercase() == text;
-    if lower(keyword) != lower(&with.raw) {
+    let is_lower = *keyword == keyword.to_lowercase();
+    let is_upper = *keyword == keyword.to_uppercase();
+    let right = if is_lower { with.raw.to_lowercase() } else { with.raw.to_uppercase() };
+    if (is_lower || is_upper) && right != with.raw {
         let message = || format!("`{}` and `{keyword}` are not written in the same case", with.raw);
         lints.warn("FromAsCasing", place, message);
     }
     let Some(name) = name else { return };
+    // As BuildKit: comments above a stage say nothing about these two rules.
+    lints.enter(&[]);
     if ["context", "scratch"].contains(&name) {
         lints.warn("ReservedStageName", place, || {
             format!("`{name}` is a reserved word, and no good name for a stage")
@@ -68,6 +83,7 @@ fn stage_names<'a>(
     if !names.insert(name) {
         lints.warn("DuplicateStageName", place, || format!("there is another stage called `{name}` already"));
     }
+    lints.enter(&from.comments);
     let comment_is_about_it = |comment: &String| comment.trim().split(' ').next() == Some(name);
     if let Some(comment) = about(from).filter(|comment| !comment_is_about_it(comment)) {
         let message = || format!("the comment on the stage `{name}` should begin with its name: `{comment}`");
@@ -77,13 +93,16 @@ fn stage_names<'a>(
 
 /// The comment right above an instruction, unless it is one for a tool.
 fn about(instruction: &Instruction) -> Option<&String> {
-    instruction.comments.first().filter(|comment| !comment.trim().starts_with("check="))
+    instruction.comments.last().filter(|comment| !comment.trim().starts_with("check="))
 }
 
 fn description(instruction: &Instruction, lints: &mut Lints) {
     let InstructionKind::Arg(args) = &instruction.kind else { return };
-    let [(name, _)] = args.as_slice() else { return };
-    let is_about_it = |comment: &String| comment.trim().split(' ').next() == Some(name.raw.as_str());
+    let Some((name, _)) = args.first() else { return };
+    let is_about_it = |comment: &String| {
+        let first = comment.trim().split(' ').next();
+        args.iter().any(|(name, _)| first == Some(name.raw.as_str()))
+    };
     if let Some(comment) = about(instruction).filter(|comment| !is_about_it(comment)) {
         let message =
             || format!("the comment on the argument `{}` should begin with its name: `{comment}`", name.raw);
@@ -102,7 +121,7 @@ fn casing(dockerfile: &Dockerfile, lints: &mut Lints) {
         let (right, case) =
             if lower > upper { (written.to_lowercase(), "lower") } else { (written.to_uppercase(), "upper") };
         if *written != right {
-            lints.enter(&instruction.comments);
+            lints.enter(&[]);
             let message = || format!("`{written}` should be in {case} case, as most instructions are");
             lints.warn("ConsistentInstructionCasing", Place::of(instruction), message);
         }
@@ -116,7 +135,7 @@ pub(crate) fn default_bases(dockerfile: &Dockerfile, defaults: &Env, lints: &mut
         let look_up = |name: &str| defaults.get(name).map(str::to_owned);
         let Ok(expanded) = expand_word(&image.raw, dockerfile.directives.escape, &look_up) else { return };
         if expanded.value.parse::<Reference>().is_err() {
-            lints.enter(&stage.from.comments);
+            lints.enter(&[]);
             let message =
                 || format!("with the defaults of its arguments, `{}` names no base image", image.raw);
             lints.warn("InvalidDefaultArgInFrom", Place::of(&stage.from), message);
@@ -124,26 +143,10 @@ pub(crate) fn default_bases(dockerfile: &Dockerfile, defaults: &Env, lints: &mut
     }
 }
 
-/// FROM uses arguments that nobody has declared.
-pub(crate) fn undeclared(
-    expanded: &Expanded,
-    global: &Env,
-    declared: &HashSet<&str>,
-    place: Place,
-    lints: &mut Lints,
-) {
-    for name in expanded.unmatched.iter().filter(|name| !declared.contains(name.as_str())) {
-        let hint = || {
-            let near = nearest(name, global.names().chain(declared.iter().copied()));
-            near.map(|near| format!("did you mean {near}?"))
-        };
-        lints.warn_with(
-            "UndefinedArgInFrom",
-            place,
-            || format!("the argument `{name}` is not declared before FROM"),
-            hint,
-        );
-    }
+/// FROM uses an argument that nobody has declared.
+pub(crate) fn undeclared(name: &str, place: Place, lints: &mut Lints, hint: impl FnOnce() -> Option<String>) {
+    let message = || format!("the argument `{name}` is not declared before FROM");
+    lints.warn_with("UndefinedArgInFrom", place, message, hint);
 }
 
 /// The platform of FROM is one that it has anyway, or always the same.

@@ -4,14 +4,16 @@
 use crate::args;
 use crate::contexts::Contexts;
 use crate::env::Env;
+use crate::epoch;
 use crate::error::{LowerError, Place};
 use crate::graph::{Graph, NodeId, Scope};
+use crate::hints;
 use crate::lint::{LintOptions, Lints};
 use crate::lint_file;
 use crate::options::{BuildOptions, ImageRequest, ResolvedImage};
 use crate::resolve::Root;
 use crate::stage::StageState;
-use kiln_grammar::{Diagnostic, Parse, Severity};
+use kiln_grammar::{Diagnostic, Dockerfile, Parse, Severity};
 use kiln_oci::{History, ImageConfig, Platform};
 use kiln_solver::{Definition, Edge};
 
@@ -35,8 +37,19 @@ pub struct Lowered {
     pub stage: String,
     /// The time that goes for now, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
-    /// The warnings of the lint rules, in the order of the lines.
+    /// The warnings, in the order of the lines: those of lint rules, and some that belong to no rule.
     pub warnings: Vec<Diagnostic>,
+    /// The build arguments that were given and that nothing declares.
+    pub unused_build_args: Vec<UnusedBuildArg>,
+}
+
+/// A build argument that changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnusedBuildArg {
+    /// Its name.
+    pub name: String,
+    /// The declared name that was probably meant.
+    pub near: Option<String>,
 }
 
 /// What a look at a Dockerfile without building it has shown.
@@ -55,13 +68,29 @@ pub fn lower(
     options: &BuildOptions,
     resolve: &mut Resolver<'_>,
 ) -> Result<Lowered, LowerError> {
+    lower_telling(parse, options, resolve, &mut Vec::new())
+}
+
+/// The same; what was warned of before an error goes to `told`.
+pub fn lower_telling(
+    parse: &Parse,
+    options: &BuildOptions,
+    resolve: &mut Resolver<'_>,
+    told: &mut Vec<Diagnostic>,
+) -> Result<Lowered, LowerError> {
     let (lints, outcome) = attempt(parse, options, false, resolve);
     let is_error = lints.options.is_error;
-    let mut lowered = outcome?;
-    lowered.warnings = lints.into_warnings();
-    if is_error && !lowered.warnings.is_empty() {
-        let mut rules: Vec<&'static str> =
-            lowered.warnings.iter().filter_map(|warning| warning.rule).collect();
+    let warnings = lints.into_warnings();
+    let mut lowered = match outcome {
+        Ok(lowered) => lowered,
+        Err(error) => {
+            told.extend(warnings);
+            return Err(error);
+        }
+    };
+    lowered.warnings = warnings;
+    let mut rules: Vec<&'static str> = lowered.warnings.iter().filter_map(|warning| warning.rule).collect();
+    if is_error && !rules.is_empty() {
         rules.sort_unstable();
         rules.dedup();
         return Err(LowerError::Lint { rules, warnings: lowered.warnings });
@@ -78,6 +107,7 @@ pub fn check(parse: &Parse, options: &BuildOptions, resolve: &mut Resolver<'_>) 
 /// The state of the work.
 pub(crate) struct Lowering<'a> {
     pub options: &'a BuildOptions,
+    pub dockerfile: &'a Dockerfile,
     pub escape: char,
     /// The arguments that stages may declare.
     pub global: Env,
@@ -95,6 +125,8 @@ pub(crate) struct Lowering<'a> {
     pub proxies: Vec<(String, String)>,
     /// The patterns of the ignore file, for the rule that looks at them.
     pub ignored: Option<kiln_solver::pattern::PatternList>,
+    /// How many bytes the instructions have come to.
+    pub made: usize,
 }
 
 fn attempt(
@@ -109,6 +141,7 @@ fn attempt(
     };
     for diagnostic in &parse.diagnostics {
         if diagnostic.severity == Severity::Error {
+            lint_file::look_above(&parse.dockerfile, diagnostic.line, &mut lints);
             return (lints, Err(LowerError::Diagnostic(diagnostic.clone())));
         }
         lints.adopt(diagnostic);
@@ -126,14 +159,16 @@ fn attempt(
 fn lint_options(parse: &Parse, options: &BuildOptions) -> Result<LintOptions, LowerError> {
     let directive = parse.dockerfile.directives.check.as_ref();
     let given = options.build_arg("BUILDKIT_DOCKERFILE_CHECK");
-    let text = given.or_else(|| directive.map(|word| word.raw.as_str())).unwrap_or_default();
+    // As BuildKit: of a directive only what stands before the first blank counts.
+    let written = directive.and_then(|word| word.raw.split_whitespace().next());
+    let text = given.or(written).unwrap_or_default();
     LintOptions::parse(text).map_err(|why| {
         let span = directive.map(|word| word.span).unwrap_or_default();
-        Place { span, line: 1, end_line: 1 }.error(format!("failed to parse check options: {why}"))
+        Place::of_line(span, 1).error(format!("failed to parse check options: {why}"))
     })
 }
 
-fn prepare<'a>(
+pub(crate) fn prepare<'a>(
     parse: &'a Parse,
     options: &'a BuildOptions,
     lints: &mut Lints,
@@ -149,13 +184,15 @@ fn prepare<'a>(
         lint_file::default_bases(dockerfile, &defaults, lints);
     }
     let mut global = args::global(dockerfile, &platform, Some(options))?;
-    let epoch = epoch(parse, options, &mut global)?;
+    epoch::epoch_source(parse, options)?;
+    let epoch = epoch::settled(options, &mut global);
     let contexts = Contexts::new(options);
     let escape = dockerfile.directives.escape;
     let scope = Scope { options, contexts: &contexts, global: &global, escape };
     let graph = Graph::new(dockerfile, &scope, lints)?;
     Ok(Lowering {
         options,
+        dockerfile,
         escape,
         global,
         epoch,
@@ -168,6 +205,7 @@ fn prepare<'a>(
         context_edge: None,
         proxies: args::proxies(options),
         ignored: ignored(options),
+        made: 0,
     })
 }
 
@@ -180,52 +218,14 @@ fn ignored(options: &BuildOptions) -> Option<kiln_solver::pattern::PatternList> 
     kiln_solver::pattern::PatternList::parse(options.ignore.iter().map(|pattern| &pattern.pattern)).ok()
 }
 
-/// The time that goes for now. A context's or a stage's time is for the caller to find out.
-fn epoch(parse: &Parse, options: &BuildOptions, global: &mut Env) -> Result<Option<i64>, LowerError> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    let text = options.build_arg(NAME).or_else(|| global.get(NAME)).unwrap_or_default().to_owned();
-    if let (Some(epoch), false) = (options.source_date_epoch, text.is_empty()) {
-        set_if_there(global, NAME, &epoch.to_string());
-    }
-    if options.source_date_epoch.is_some() || text.is_empty() {
-        return Ok(options.source_date_epoch);
-    }
-    if let Ok(epoch) = text.parse() {
-        return Ok(Some(epoch));
-    }
-    let is_stage = parse
-        .dockerfile
-        .stages
-        .iter()
-        .any(|s| s.name.as_ref().is_some_and(|n| n.eq_ignore_ascii_case(&text)));
-    let names_something = text == "context"
-        || is_stage
-        || Contexts::new(options).find(&text, &options.target_platform).is_some();
-    if names_something {
-        global.remove(NAME);
-        return Ok(None);
-    }
-    let place = parse.dockerfile.stages.first().map(|stage| Place::of(&stage.from)).unwrap_or_default();
-    Err(place.hinted(
-        format!("invalid SOURCE_DATE_EPOCH: {text}"),
-        "give the seconds since 1970, or context, or the name of a stage or a context",
-    ))
-}
-
-fn set_if_there(env: &mut Env, name: &str, value: &str) {
-    if env.get(name).is_some() {
-        env.set(name, value);
-    }
-}
-
 impl Lowering<'_> {
     fn lower(&mut self, all: bool, resolver: &mut Resolver<'_>) -> Result<Lowered, LowerError> {
         let target = self.graph.target(self.options.target.as_deref())?;
         let needed = self.resolve(target, all, resolver)?;
         self.states.resize_with(needed.len(), || None);
-        for (index, _) in needed.iter().enumerate().filter(|(_, needed)| **needed) {
-            if self.graph.nodes[index].is_stage {
-                self.run_stage(NodeId(index))?;
+        for id in self.graph.order(needed.len()) {
+            if needed[id.0] && self.graph.node(id).is_stage {
+                self.run_stage(id)?;
             }
         }
         let state = self.states[target.0].take();
@@ -259,7 +259,16 @@ impl Lowering<'_> {
             stage: self.graph.node(target).name.clone(),
             source_date_epoch: self.epoch,
             warnings: Vec::new(),
+            unused_build_args: self.unused_build_args(),
         }
+    }
+
+    fn unused_build_args(&self) -> Vec<UnusedBuildArg> {
+        let stages = self.dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+        let written = self.dockerfile.global_args.iter().chain(stages).map(|instruction| &instruction.kind);
+        let commands = self.graph.nodes.iter().flat_map(|node| &node.commands);
+        let triggers = commands.filter(|command| command.is_trigger).map(|command| &command.instruction.kind);
+        hints::unused_build_args(&self.options.build_args, written.chain(triggers))
     }
 
     /// The history of a stage: that of its base image, of the stages that it is made from, its own;

@@ -1,5 +1,6 @@
 //! The mounts of a RUN: their keys checked and put together. It does not know what is mounted.
 
+use kiln_grammar::suggest::nearest;
 use kiln_solver::CacheSharing;
 
 /// What kind a mount is.
@@ -42,10 +43,29 @@ pub(crate) struct MountSpec {
     pub gid: Option<u32>,
 }
 
+/// What is wrong with a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MountProblem {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl From<String> for MountProblem {
+    fn from(message: String) -> MountProblem {
+        MountProblem { message, hint: None }
+    }
+}
+
+impl MountProblem {
+    fn hinted(message: String, hint: impl Into<String>) -> MountProblem {
+        MountProblem { message, hint: Some(hint.into()) }
+    }
+}
+
 /// Reads the fields of a mount, in order, their values expanded.
 pub(crate) fn read<'f>(
     fields: impl IntoIterator<Item = (&'f str, Option<String>)>,
-) -> Result<MountSpec, String> {
+) -> Result<MountSpec, MountProblem> {
     let mut mount = MountSpec::default();
     let mut readonly = None;
     for (key, value) in fields {
@@ -56,7 +76,8 @@ pub(crate) fn read<'f>(
         let text = value.as_deref().unwrap_or_default();
         match key {
             "type" => {
-                mount.kind = one_of(&TYPES, text).ok_or_else(|| format!("unsupported mount type {text:?}"))?
+                let unknown = || unknown(format!("unsupported mount type {text:?}"), text, &TYPES);
+                mount.kind = one_of(&TYPES, text).ok_or_else(unknown)?;
             }
             "from" => mount.from = text.to_owned(),
             "source" | "src" => mount.source = text.to_owned(),
@@ -65,8 +86,8 @@ pub(crate) fn read<'f>(
             "readwrite" | "rw" => readonly = Some(!truth()?),
             "id" => mount.id = text.to_owned(),
             "sharing" => {
-                let sharing = one_of(&SHARING, text);
-                mount.sharing = Some(sharing.ok_or_else(|| format!("unsupported sharing value {text:?}"))?);
+                let unknown = || unknown(format!("unsupported sharing value {text:?}"), text, &SHARING);
+                mount.sharing = Some(one_of(&SHARING, text).ok_or_else(unknown)?);
             }
             "required" if matches!(mount.kind, MountType::Secret | MountType::Ssh) => {
                 mount.required = truth()?
@@ -78,7 +99,7 @@ pub(crate) fn read<'f>(
             "mode" => mount.mode = Some(number(key, text, 8)?),
             "uid" => mount.uid = Some(number(key, text, 10)?),
             "gid" => mount.gid = Some(number(key, text, 10)?),
-            _ => return Err(format!("unexpected key '{key}' for mount type '{}'", name(mount.kind))),
+            _ => return Err(misplaced(key, mount.kind)),
         }
     }
     mount.check()?;
@@ -93,31 +114,42 @@ impl MountSpec {
         self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), MountProblem> {
         let is_secret = self.kind == MountType::Secret;
         if matches!(self.kind, MountType::Bind | MountType::Tmpfs) {
             let given = [("mode", self.mode), ("uid", self.uid), ("gid", self.gid)];
             if let Some((key, _)) = given.iter().find(|(_, value)| value.is_some()) {
-                return Err(format!("{key} not allowed for {:?} type mounts", name(self.kind)));
+                let message = format!("{key} not allowed for {:?} type mounts", name(self.kind));
+                return Err(MountProblem::hinted(message, "cache, secret and ssh mounts have it"));
             }
         }
         if is_secret && !self.from.is_empty() {
-            return Err("secret mount should not have a from".to_owned());
+            return Err("secret mount should not have a from".to_owned().into());
         }
         if is_secret && self.sharing.is_some() {
-            return Err("secret mount should not define sharing".to_owned());
+            return Err("secret mount should not define sharing".to_owned().into());
         }
         if is_secret && self.source.is_empty() && self.target.is_empty() && self.id.is_empty() {
-            return Err("invalid secret mount. one of source, target required".to_owned());
+            let message = "invalid secret mount. one of source, target required".to_owned();
+            return Err(MountProblem::hinted(message, "write --mount=type=secret,id=NAME"));
         }
         if is_secret && !self.source.is_empty() && !self.id.is_empty() {
-            return Err("both source and id can't be set".to_owned());
+            let message = "both source and id can't be set".to_owned();
+            return Err(MountProblem::hinted(message, "they are two names for the same: keep id"));
         }
         if self.sharing.is_some() && self.kind != MountType::Cache {
-            return Err(format!("invalid cache sharing set for {} mount", name(self.kind)));
+            let message = format!("invalid cache sharing set for {} mount", name(self.kind));
+            return Err(MountProblem::hinted(
+                message,
+                "only cache mounts are shared: is type=cache missing?",
+            ));
         }
         if self.kind == MountType::Ssh && !self.source.is_empty() {
-            return Err("ssh does not support source".to_owned());
+            let message = "ssh does not support source".to_owned();
+            return Err(MountProblem::hinted(
+                message,
+                "write id=NAME here, and --ssh NAME=SOCKET for the build",
+            ));
         }
         Ok(())
     }
@@ -134,6 +166,28 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 
 fn name(kind: MountType) -> &'static str {
     TYPES.iter().find(|(_, other)| *other == kind).map_or("", |(name, _)| name)
+}
+
+/// A value that is none of those that there are.
+fn unknown<T>(message: String, text: &str, table: &[(&str, T)]) -> MountProblem {
+    let names = || table.iter().map(|(name, _)| *name);
+    match nearest(text, names()) {
+        Some(near) => MountProblem::hinted(message, format!("did you mean {near}?")),
+        None => {
+            MountProblem::hinted(message, format!("there are {}", names().collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+/// A key that belongs to other kinds of mounts, or comes before its kind is known.
+fn misplaced(key: &str, kind: MountType) -> MountProblem {
+    let owner = match key {
+        "required" => "secret and ssh mounts have",
+        "size" => "tmpfs mounts have",
+        _ => "secret mounts have",
+    };
+    let message = format!("unexpected key '{key}' for mount type '{}'", name(kind));
+    MountProblem::hinted(message, format!("{owner} it, and type= must stand before it"))
 }
 
 fn one_of<T: Copy>(table: &[(&str, T)], text: &str) -> Option<T> {
@@ -175,10 +229,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<MountSpec, String> {
-        read(text.split(',').map(|field| match field.split_once('=') {
+        let fields = text.split(',').map(|field| match field.split_once('=') {
             Some((key, value)) => (key, Some(value.to_owned())),
             None => (field, None),
-        }))
+        });
+        read(fields).map_err(|problem| problem.message)
     }
 
     #[test]

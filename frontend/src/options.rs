@@ -117,6 +117,8 @@ pub enum NamedContext {
     Git(String),
     /// A file or an archive on the web, by its URL.
     Http(String),
+    /// A stage of the same Dockerfile, by its name.
+    Stage(String),
     /// An image in a folder of the OCI layout.
     OciLayout {
         /// The folder.

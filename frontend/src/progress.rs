@@ -76,9 +76,7 @@ pub(crate) fn full_platform(platform: &Platform) -> String {
 
 /// What a stage builds for, where that is another platform than its own and it has declared which.
 fn cross(own: &Platform, env: &Env) -> String {
-    let Some(target) = env.get("TARGETPLATFORM").and_then(|text| text.parse::<Platform>().ok()) else {
-        return String::new();
-    };
+    let Some(target) = declared_target(own, env) else { return String::new() };
     if target.os != own.os {
         return format!("->{}", full_platform(&target));
     }
@@ -87,6 +85,17 @@ fn cross(own: &Platform, env: &Env) -> String {
     }
     let variant = target.variant.map(|variant| format!("/{variant}")).unwrap_or_default();
     format!("->{}{variant}", target.architecture)
+}
+
+/// The platform that a stage has declared as its target, whole or in parts.
+fn declared_target(own: &Platform, env: &Env) -> Option<Platform> {
+    if let Some(target) = env.get("TARGETPLATFORM").and_then(|text| text.parse().ok()) {
+        return Some(target);
+    }
+    let part = |name| env.get(name).filter(|value| !value.is_empty());
+    let (os, architecture, variant) = (part("TARGETOS"), part("TARGETARCH"), part("TARGETVARIANT"));
+    os.or(architecture).or(variant)?;
+    Some(Platform::new(os.unwrap_or(&own.os), architecture.unwrap_or(&own.architecture), variant))
 }
 
 #[cfg(test)]
@@ -102,5 +111,22 @@ mod tests {
         env.set("TARGETPLATFORM", "linux/arm64");
         let mut steps = Steps { with_platform: true, ..steps };
         assert_eq!(steps.next("RUN x", &platform, &env), "[linux/amd64->arm64 build  2/12] RUN x");
+    }
+
+    #[test]
+    fn what_is_built_for_is_said_however_it_was_declared() {
+        let own = Platform::new("linux", "amd64", None);
+        for (declared, expect) in [
+            (&[("TARGETARCH", "riscv64")][..], "->riscv64"),
+            (&[("TARGETARCH", "arm"), ("TARGETVARIANT", "v6")], "->arm/v6"),
+            (&[("TARGETARCH", "amd64"), ("TARGETVARIANT", "")], ""),
+            (&[("TARGETOS", "freebsd")], "->freebsd/amd64"),
+            (&[("TARGETPLATFORM", "linux/arm64"), ("TARGETARCH", "s390x")], "->arm64"),
+            (&[("TARGETVARIANT", "")], ""),
+        ] {
+            let mut env = Env::default();
+            declared.iter().for_each(|(name, value)| env.set(name, value));
+            assert_eq!(cross(&own, &env), expect, "{declared:?}");
+        }
     }
 }

@@ -15,6 +15,17 @@ pub enum RemoteContext {
 }
 
 impl RemoteContext {
+    /// The same, with the repository's `.git` folder unless the address itself says otherwise: what the build
+    /// argument `BUILDKIT_CONTEXT_KEEP_GIT_DIR` asks for.
+    #[must_use]
+    pub fn keeping_git_dir(mut self, address: &str) -> RemoteContext {
+        let said = git::parse_context(address).and_then(Result::ok).and_then(|git| git.keep_git_dir);
+        if let (RemoteContext::Git(source), None) = (&mut self, said) {
+            source.attrs.insert("git.keepgitdir".to_owned(), "true".to_owned());
+        }
+        self
+    }
+
     /// How to bring it.
     pub fn source(&self) -> &SourceOp {
         match self {
@@ -38,10 +49,14 @@ pub fn remote_context(address: &str) -> Result<RemoteContext, String> {
     }
 }
 
-/// What the graph calls an image, if the vertex brings one: `docker-image://REFERENCE@DIGEST`.
+/// What the graph calls an image, if the vertex brings one: `docker-image://REFERENCE@DIGEST`, or the same
+/// of an OCI layout.
 pub fn image_identifier(vertex: &Vertex) -> Option<&str> {
+    const SCHEMES: [&str; 2] = ["docker-image://", kiln_oci::LAYOUT_SCHEME];
     match &vertex.op {
-        Op::Source(source) if source.identifier.starts_with("docker-image://") => Some(&source.identifier),
+        Op::Source(source) if SCHEMES.iter().any(|scheme| source.identifier.starts_with(scheme)) => {
+            Some(&source.identifier)
+        }
         _ => None,
     }
 }

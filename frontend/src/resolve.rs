@@ -8,7 +8,7 @@ use crate::lower::{Lowering, Resolver};
 use crate::options::{ImageRequest, NamedContext, ResolvedImage};
 use crate::progress::full_platform;
 use kiln_grammar::{Instruction, InstructionKind, Word, parse_instruction};
-use kiln_oci::{ImageConfig, Platform, Reference};
+use kiln_oci::{Digest, ImageConfig, Platform, Reference};
 use kiln_solver::{Edge, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -89,7 +89,7 @@ impl<'a> Lowering<'a> {
             let platform = node.platform.as_ref().unwrap_or(&self.options.target_platform);
             let key = (reference.clone(), full_platform(platform));
             let request = *known.entry(key).or_insert_with(|| {
-                let Place { line, span, .. } = node.place;
+                let Place { line, span, .. } = node.word;
                 requests.push(ImageRequest { reference, platform: platform.clone(), line, span });
                 requests.len() - 1
             });
@@ -101,11 +101,13 @@ impl<'a> Lowering<'a> {
         let answers = resolver(&requests);
         for question in questions {
             let request = &requests[question.request];
+            let node = self.graph.node(question.node);
             let failed = |message: String| LowerError::Image {
                 reference: request.reference.clone(),
                 message,
-                line: request.line,
-                span: request.span,
+                line: node.word.line,
+                span: node.word.span,
+                hint: self.graph.names.stage(&node.base_name, node.place.line),
             };
             let none = || failed("nothing is known about it".to_owned());
             let answer = answers.get(question.request).ok_or_else(none)?;
@@ -133,7 +135,8 @@ impl<'a> Lowering<'a> {
             return self.begin_context(node, context, ImageConfig::default(), platform);
         }
         let reference = node.base_name.parse::<Reference>().map_err(|why| {
-            node.place.error(format!("failed to parse stage name {:?}: {why}", node.base_name))
+            let message = format!("failed to parse stage name {:?}: {why}", node.base_name);
+            node.word.perhaps_hinted(message, self.graph.names.stage(&node.base_name, node.word.line))
         })?;
         if !is_needed {
             return Ok(Beginning::Later);
@@ -154,8 +157,10 @@ impl<'a> Lowering<'a> {
     ) -> Result<Beginning<'a>, LowerError> {
         let source = match source_of(context).map_err(|why| node.place.error(why))? {
             ContextSource::Image(reference) => return Ok(Beginning::Image { reference, is_context: true }),
+            ContextSource::Empty => RootSource::Empty,
             ContextSource::Plain(op) => RootSource::Plain(op),
-            ContextSource::Archive(op) => RootSource::Archive(op),
+            // As BuildKit: only the main context is unpacked, a named one is the file as it comes.
+            ContextSource::Archive(op) => RootSource::Plain(op),
             ContextSource::Local { name, excludes } => RootSource::Local { name, excludes },
         };
         let name = if node.context.is_some() { &node.name } else { &node.base_name };
@@ -250,7 +255,8 @@ fn trigger(text: String, kind: InstructionKind, place: Place) -> Instruction {
 /// The identifier of the source of an image, at its digest.
 fn with_digest(request: &ImageRequest, image: &ResolvedImage) -> String {
     let reference = if image.reference.is_empty() { &request.reference } else { &image.reference };
-    let name = reference.split_once('@').map_or(reference.as_str(), |(name, _)| name);
+    let pinned = reference.rsplit_once('@').filter(|(_, digest)| digest.parse::<Digest>().is_ok());
+    let name = pinned.map_or(reference.as_str(), |(name, _)| name);
     let scheme = if name.contains("://") { "" } else { "docker-image://" };
     format!("{scheme}{name}@{}", image.digest)
 }

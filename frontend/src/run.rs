@@ -4,6 +4,7 @@ use crate::config::with_shell;
 use crate::error::{LowerError, Place};
 use crate::file_op::{FileOpBuilder, place_of};
 use crate::graph::{Command, NodeId};
+use crate::hints;
 use crate::lower::Lowering;
 use crate::mount::{self, MountSpec, MountType};
 use crate::path;
@@ -11,6 +12,7 @@ use crate::progress::shown;
 use crate::stage::StageState;
 use kiln_grammar::ast::{Command as Words, Heredoc, Run};
 use kiln_grammar::expand::Lexer;
+use kiln_grammar::suggest::nearest;
 use kiln_solver::{
     CacheSharing, CdiDevice, Chown, Edge, ExecMeta, ExecOp, FileActionKind, Metadata, Mount, MountKind,
     NetworkMode, Op, Principal, SecretEnv, SecretMount, SecurityMode, SshMount,
@@ -47,6 +49,12 @@ impl Lowering<'_> {
         run: &Run,
     ) -> Result<(), LowerError> {
         let place = Place::of(&command.instruction);
+        if let Words::Shell(text) = &run.command
+            && let Some(hint) = hints::broken_array(text)
+        {
+            let message = "this is no JSON array, so that the shell is given it as it is";
+            self.lints.note(place, message.to_owned(), hint.to_owned());
+        }
         let line = command_line(state, run, self.escape);
         let mut parts = Parts::default();
         let root = state.fs.map(|edge| place_of(&mut parts.inputs, edge));
@@ -58,15 +66,16 @@ impl Lowering<'_> {
         }
         let mut masked = Vec::new();
         for (index, mount) in run.mounts.iter().enumerate() {
+            let at = place.at(&mount.value);
             let mut fields = Vec::with_capacity(mount.fields.len());
             for (key, value) in &mount.fields {
-                let value = value.as_ref().map(|value| self.expand(state, value, place)).transpose()?;
+                let value = value.as_ref().map(|value| self.expand(state, value, at)).transpose()?;
                 fields.push((key.as_str(), value));
             }
-            let spec = mount::read(fields).map_err(|why| place.error(why))?;
+            let spec = mount::read(fields).map_err(|why| at.perhaps_hinted(why.message, why.hint))?;
             masked.extend(spec.env.clone());
             let source = command.sources.get(index).copied().flatten();
-            self.mount(state, spec, source, place, &mut parts)?;
+            self.mount(state, spec, source, at, &mut parts)?;
         }
         if self.options.shm_size_bytes > 0 {
             let kind = MountKind::Tmpfs { size_bytes: self.options.shm_size_bytes };
@@ -92,8 +101,8 @@ impl Lowering<'_> {
         parts: &mut Parts,
         place: Place,
     ) -> Result<Op, LowerError> {
-        let mut env = state.env.clone();
-        if let (Some(agent), None) = (&parts.first_agent, env.get("SSH_AUTH_SOCK")) {
+        let mut env = state.env.of_process();
+        if let (Some(agent), None) = (&parts.first_agent, state.env.get("SSH_AUTH_SOCK")) {
             env.set("SSH_AUTH_SOCK", agent);
         }
         let hostname =
@@ -101,7 +110,7 @@ impl Lowering<'_> {
         let ulimits = self.options.ulimits.iter().map(|limit| (limit.name.clone(), limit.soft, limit.hard));
         let meta = ExecMeta {
             args: line.args,
-            env: env.to_list(),
+            env,
             cwd: path::rooted(state.dir()),
             user: state.image.config.user.clone(),
             proxy_env: self.proxies.clone(),
@@ -159,22 +168,19 @@ impl Lowering<'_> {
     ) -> Result<(), LowerError> {
         match spec.kind {
             MountType::Secret => {
-                parts.add_secret(spec);
+                parts.add_secret(spec, state.dir());
                 return Ok(());
             }
             MountType::Ssh => {
-                parts.add_agent(spec);
+                parts.add_agent(spec, state.dir());
                 return Ok(());
             }
             MountType::Bind | MountType::Cache | MountType::Tmpfs => {}
         }
-        let dest = if spec.target.starts_with('/') {
-            path::clean(&spec.target)
-        } else {
-            path::rooted(&format!("{}/{}", state.dir(), spec.target))
-        };
+        let dest = in_dir(state.dir(), &spec.target);
         if dest == "/" || spec.target.is_empty() {
-            return Err(place.error("invalid mount target \"/\""));
+            let hint = "name the folder to mount it at, as in target=/src";
+            return Err(place.hinted("invalid mount target \"/\"", hint));
         }
         let mut edge = match (spec.kind, source) {
             (MountType::Tmpfs, _) => None,
@@ -183,7 +189,7 @@ impl Lowering<'_> {
                     "cannot mount from stage {:?} to {:?}, stage needs to be defined before current command",
                     spec.from, spec.target
                 );
-                place.error(message)
+                place.perhaps_hinted(message, self.graph.names.stage(&spec.from, place.line))
             })?,
             (MountType::Cache, None) => None,
             (_, None) => self.main_context()?,
@@ -268,7 +274,7 @@ impl Lowering<'_> {
 }
 
 impl Parts {
-    fn add_secret(&mut self, spec: MountSpec) {
+    fn add_secret(&mut self, spec: MountSpec, dir: &str) {
         let id = match (spec.source.as_str(), spec.id.as_str()) {
             ("", "") => path::base(&spec.target).to_owned(),
             ("", id) => id.to_owned(),
@@ -284,7 +290,7 @@ impl Parts {
         }
         let dest = match spec.target.as_str() {
             "" => format!("/run/secrets/{}", path::base(&id)),
-            target => path::rooted(target),
+            target => in_dir(dir, target),
         };
         let kind = MountKind::Secret(SecretMount {
             id,
@@ -296,10 +302,10 @@ impl Parts {
         self.late_mounts.push(Mount { kind, ..bind(None, &dest, None, true) });
     }
 
-    fn add_agent(&mut self, spec: MountSpec) {
+    fn add_agent(&mut self, spec: MountSpec, dir: &str) {
         let dest = match spec.target.as_str() {
             "" => format!("/run/buildkit/ssh_agent.{}", self.agents),
-            target => path::rooted(target),
+            target => in_dir(dir, target),
         };
         self.agents += 1;
         self.first_agent.get_or_insert_with(|| dest.clone());
@@ -312,6 +318,11 @@ impl Parts {
         });
         self.late_mounts.push(Mount { kind, ..bind(None, &dest, None, true) });
     }
+}
+
+/// A mount's target, which begins at the folder that the step works in.
+fn in_dir(dir: &str, target: &str) -> String {
+    if target.starts_with('/') { path::clean(target) } else { path::rooted(&format!("{dir}/{target}")) }
 }
 
 fn bind(input: Option<u32>, dest: &str, output: Option<u32>, readonly: bool) -> Mount {
@@ -360,26 +371,39 @@ fn is_lone_mark(text: &str, escape: char) -> bool {
 
 /// The devices: a name each, and perhaps that it must be there.
 fn devices(run: &Run, place: Place) -> Result<Vec<CdiDevice>, LowerError> {
-    let mut devices = Vec::with_capacity(run.devices.len());
-    for word in &run.devices {
-        let mut device = CdiDevice { name: String::new(), optional: true };
-        for field in word.raw.split(',') {
-            match field.split_once('=') {
-                None if field == "required" => device.optional = false,
-                None if device.name.is_empty() => field.clone_into(&mut device.name),
-                Some(("name", name)) => name.clone_into(&mut device.name),
-                Some(("required", value)) if mount::boolean(value).is_some() => {
-                    device.optional = mount::boolean(value) == Some(false);
-                }
-                // The name of a device has an equals sign of its own: `vendor.com/class=name`.
-                Some(_) if device.name.is_empty() => field.clone_into(&mut device.name),
-                _ => return Err(place.error(format!("unexpected field '{field}' in --device"))),
+    run.devices.iter().map(|word| device(&word.raw, place.at(word))).collect()
+}
+
+/// One device. Its name has an equals sign of its own: `vendor.com/class=name`.
+fn device(text: &str, place: Place) -> Result<CdiDevice, LowerError> {
+    let mut device = CdiDevice { name: String::new(), optional: true };
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
+        match (key.to_lowercase().as_str(), value) {
+            ("required", None) => device.optional = false,
+            ("required", Some(value)) => {
+                let is_required = mount::boolean(value)
+                    .ok_or_else(|| place.error(format!("invalid value for required: {value}")))?;
+                device.optional = !is_required;
+            }
+            ("name", Some(_)) if !device.name.is_empty() => {
+                return Err(place.error(format!("device name already set to {}", device.name)));
+            }
+            ("name", Some(name)) => name.clone_into(&mut device.name),
+            _ if device.name.is_empty() => field.clone_into(&mut device.name),
+            (_, None) => {
+                return Err(place.error(format!("invalid field '{field}' must be a key=value pair")));
+            }
+            (key, Some(_)) => {
+                let message = format!("unexpected key '{key}' in '{field}'");
+                let hint = nearest(key, ["name", "required"]).map(|near| format!("did you mean {near}?"));
+                return Err(place.perhaps_hinted(message, hint));
             }
         }
-        if device.name.is_empty() {
-            return Err(place.error("--device names no device"));
-        }
-        devices.push(device);
     }
-    Ok(devices)
+    if device.name.is_empty() {
+        let hint = "name one of the host's, as in --device=vendor.com/class=name";
+        return Err(place.hinted("--device names no device", hint));
+    }
+    Ok(device)
 }

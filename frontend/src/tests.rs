@@ -107,6 +107,10 @@ fn short_vertex(vertex: &Vertex) -> String {
             for secret in &exec.secret_env {
                 let _ = write!(out, " | ${}={}", secret.name, secret.id);
             }
+            for device in &exec.devices {
+                let _ = write!(out, " | device {}", device.name);
+                out.push_str(if device.optional { "" } else { " required" });
+            }
             out
         }
     };

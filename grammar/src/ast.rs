@@ -3,8 +3,10 @@
 //!
 //! Follows the Dockerfile reference and BuildKit 0.32's `frontend/dockerfile/instructions`.
 
+use serde::Serialize;
+
 /// A range of bytes in the Dockerfile's text as it was given (a byte-order mark counts).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: usize,
@@ -13,7 +15,7 @@ pub struct Span {
 }
 
 /// A word as it was written, quotes and variables included, after continuation lines were joined.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Word {
     /// The text, not expanded.
     pub raw: String,
@@ -22,7 +24,7 @@ pub struct Word {
 }
 
 /// A whole Dockerfile.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Dockerfile {
     /// The parser directives at its top.
     pub directives: Directives,
@@ -33,7 +35,7 @@ pub struct Dockerfile {
 }
 
 /// The parser directives: `# escape=`, `# syntax=`, `# check=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Directives {
     /// The escape character: `\` unless the directive says a back-tick.
     pub escape: char,
@@ -50,7 +52,7 @@ impl Default for Directives {
 }
 
 /// A stage: a `FROM` and what follows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     /// The `FROM` instruction itself; its kind is always [`InstructionKind::From`].
     pub from: Instruction,
@@ -61,7 +63,7 @@ pub struct Stage {
 }
 
 /// One instruction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Instruction {
     /// The whole instruction, its heredocs included.
     pub span: Span,
@@ -80,7 +82,8 @@ pub struct Instruction {
 }
 
 /// What an instruction says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InstructionKind {
     /// `FROM [--platform=] image [AS name]`.
     From {
@@ -125,15 +128,16 @@ pub enum InstructionKind {
     Onbuild {
         /// The trigger as it goes into the image's config.
         trigger: Word,
-        /// The same, parsed.
-        instruction: Box<InstructionKind>,
+        /// The same, parsed; `None` if it is wrong, which counts only where it acts.
+        instruction: Option<Box<InstructionKind>>,
     },
     /// `MAINTAINER`.
     Maintainer(Word),
 }
 
 /// A command line in one of its two forms.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// The exec form: a JSON array.
     Exec(Vec<String>),
@@ -142,7 +146,7 @@ pub enum Command {
 }
 
 /// `RUN`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Run {
     /// `--mount`, in order.
     pub mounts: Vec<Mount>,
@@ -159,7 +163,7 @@ pub struct Run {
 }
 
 /// A `--mount=` flag: comma-separated keys, as written and not expanded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mount {
     /// The flag's whole value.
     pub value: Word,
@@ -168,7 +172,7 @@ pub struct Mount {
 }
 
 /// A heredoc.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Heredoc {
     /// The delimiter, which is the file's name in COPY and ADD.
     pub name: String,
@@ -188,7 +192,8 @@ pub struct Heredoc {
 }
 
 /// A source of COPY or ADD.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CopySource {
     /// A path, URL or git address.
     Path(Word),
@@ -197,7 +202,7 @@ pub enum CopySource {
 }
 
 /// `COPY`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Copy {
     /// `--from`.
     pub from: Option<Word>,
@@ -218,7 +223,7 @@ pub struct Copy {
 }
 
 /// `ADD`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Add {
     /// `--keep-git-dir`, if given.
     pub keep_git_dir: Option<bool>,
@@ -241,7 +246,7 @@ pub struct Add {
 }
 
 /// A pair of ENV or LABEL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyValue {
     /// The key, not expanded.
     pub key: Word,
@@ -252,7 +257,8 @@ pub struct KeyValue {
 }
 
 /// `HEALTHCHECK`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Healthcheck {
     /// `HEALTHCHECK NONE`.
     None,

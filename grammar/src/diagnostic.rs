@@ -1,9 +1,11 @@
 //! What is wrong, or could be better, with a text: where, what, and what to do. Rendering is cli's.
 
 use crate::ast::Span;
+use serde::Serialize;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// A lint's finding.
     Warning,
@@ -12,7 +14,7 @@ pub enum Severity {
 }
 
 /// A finding in a Dockerfile.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,

@@ -24,7 +24,10 @@ pub(crate) fn read(lines: &mut Lines<'_>, diagnostics: &mut Vec<Diagnostic>) -> 
             continue;
         }
         seen.push(name);
+        // As BuildKit: one that is indented is one, but only for the escape character.
+        let is_indented = line.text.starts_with(char::is_whitespace);
         match name {
+            "syntax" | "check" if is_indented => {}
             "syntax" => found.syntax = Some(value),
             "check" => found.check = Some(value),
             _ => match value.raw.as_str() {

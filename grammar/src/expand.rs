@@ -8,6 +8,12 @@ use crate::glob::{Glob, Reach};
 /// How deep `${a:-${b:-…}}` may nest.
 pub const MAX_NESTING: usize = 100;
 
+/// How many bytes substitutions may add to a word: `${a//?/$a}` in itself squares its length each time.
+pub const MAX_ADDED: usize = 1 << 20;
+
+/// How many steps the patterns of a word may take: the characters of a value times those of the pattern.
+const MAX_STEPS: usize = 1 << 24;
+
 /// What an expansion made of a word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expanded {
@@ -59,6 +65,36 @@ pub enum ExpandError {
     /// More than [`MAX_NESTING`] levels.
     #[error("substitutions are nested too deeply")]
     TooDeep,
+    /// More than [`MAX_ADDED`] bytes, or too many steps to find a long pattern in a long value.
+    #[error("a value has more than the {} bytes that it may have", MAX_ADDED)]
+    TooLong,
+}
+
+impl ExpandError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            ExpandError::SingleQuote => "close the quote, or write \\' for one that is meant".to_owned(),
+            ExpandError::DoubleQuote => "close the quote, or write \\\" for one that is meant".to_owned(),
+            ExpandError::MissingBrace => "end it with }, or write \\$ for a dollar sign that is meant".to_owned(),
+            ExpandError::MissingSlash => "write ${NAME/PATTERN/REPLACEMENT}".to_owned(),
+            ExpandError::BadSubstitution | ExpandError::UnsupportedModifier(_) => {
+                "there are ${v}, ${v:-word}, ${v:+word}, ${v:?message}, the same without the colon, ${v#pattern}, \
+                 ${v##pattern}, ${v%pattern}, ${v%%pattern}, ${v/pattern/word} and ${v//pattern/word}"
+                    .to_owned()
+            }
+            ExpandError::Required { name, .. } => {
+                format!("give {name} a value, by ARG or ENV before this, or with --build-arg {name}=VALUE")
+            }
+            ExpandError::Pattern { .. } => {
+                "in a pattern \\ stands before one of * ? / $ } or itself".to_owned()
+            }
+            ExpandError::TooDeep => format!("at most {MAX_NESTING} may be within each other"),
+            ExpandError::TooLong => {
+                "a variable that has itself in its value twice doubles each time".to_owned()
+            }
+        }
+    }
 }
 
 /// The rules of one expansion.
@@ -93,6 +129,8 @@ impl Lexer {
             unmatched: BTreeSet::new(),
             raw_escapes: self.raw_escapes,
             depth: 0,
+            added: 0,
+            steps: 0,
         };
         let mut splitter = Splitter::default();
         let value = run.until(None, self.raw_escapes, Some(&mut splitter))?;
@@ -142,6 +180,10 @@ struct Run<'a> {
     unmatched: BTreeSet<String>,
     raw_escapes: bool,
     depth: usize,
+    /// The bytes of values and of what patterns made of them.
+    added: usize,
+    /// The steps that patterns may have taken.
+    steps: usize,
 }
 
 impl Run<'_> {
@@ -273,7 +315,7 @@ impl Run<'_> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.look_up(&name) {
+            return Ok(match self.look_up(&name)? {
                 None if self.lexer.skip_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });
@@ -287,7 +329,7 @@ impl Run<'_> {
         let name = self.name();
         match self.next() {
             None => Err(ExpandError::MissingBrace),
-            Some('}') => Ok(match self.look_up(&name) {
+            Some('}') => Ok(match self.look_up(&name)? {
                 None if self.lexer.skip_unset => format!("${{{name}}}"),
                 value => value.unwrap_or_default(),
             }),
@@ -305,7 +347,7 @@ impl Run<'_> {
     fn modified(&mut self, name: &str, modifier: char, colon: bool) -> Result<String, ExpandError> {
         let raw_escapes = matches!(modifier, '#' | '%');
         let word = self.part('}', raw_escapes, ExpandError::MissingBrace)?;
-        let value = self.look_up(name);
+        let value = self.look_up(name)?;
         let form = if colon { format!(":{modifier}") } else { modifier.to_string() };
         if value.is_none() && self.lexer.skip_unset {
             return Ok(format!("${{{name}{form}{word}}}"));
@@ -327,8 +369,8 @@ impl Run<'_> {
                     Some(pattern) => (pattern, Reach::Longest),
                     None => (word.as_str(), Reach::Shortest),
                 };
-                let glob = compile(pattern)?;
                 let value = value.unwrap_or_default();
+                let glob = self.compile(pattern, &value)?;
                 let trim = if modifier == '#' { Glob::trim_prefix } else { Glob::trim_suffix };
                 Ok(trim(&glob, &value, reach))
             }
@@ -344,23 +386,26 @@ impl Run<'_> {
         }
         let pattern = self.part('/', true, ExpandError::MissingSlash)?;
         let replacement = self.part('}', true, ExpandError::MissingBrace)?;
-        let value = self.look_up(name);
+        let value = self.look_up(name)?;
         if value.is_none() && self.lexer.skip_unset {
             return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
         }
-        let glob = compile(&pattern)?;
         let value = value.unwrap_or_default();
-        Ok(if all {
-            glob.replace_all(&value, &replacement)
-        } else {
-            glob.replace_first(&value, &replacement)
-        })
+        let glob = self.compile(&pattern, &value)?;
+        if !all {
+            return Ok(glob.replace_first(&value, &replacement));
+        }
+        let longest = value.len() + (MAX_ADDED - self.added);
+        let replaced = glob.replace_all(&value, &replacement, longest).ok_or(ExpandError::TooLong)?;
+        self.add(replaced.len().saturating_sub(value.len()))?;
+        Ok(replaced)
     }
 
     /// A part of a substitution up to `stop`. An error at the text's end is said to be the missing end.
     fn part(&mut self, stop: char, raw_escapes: bool, missing: ExpandError) -> Result<String, ExpandError> {
         match self.until(Some(stop), raw_escapes, None) {
-            Err(error) if error != ExpandError::TooDeep && self.peek().is_none() => Err(missing),
+            Err(error @ (ExpandError::TooDeep | ExpandError::TooLong)) => Err(error),
+            Err(_) if self.peek().is_none() => Err(missing),
             other => other,
         }
     }
@@ -391,13 +436,29 @@ impl Run<'_> {
         name
     }
 
-    fn look_up(&mut self, name: &str) -> Option<String> {
+    fn look_up(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
         let value = (self.env)(name);
         let names = if value.is_some() { &mut self.used } else { &mut self.unmatched };
         if !names.contains(name) {
             names.insert(name.to_owned());
         }
-        value
+        self.add(value.as_ref().map_or(0, String::len))?;
+        Ok(value)
+    }
+
+    /// Counts bytes that a value has put in.
+    fn add(&mut self, bytes: usize) -> Result<(), ExpandError> {
+        self.added = self.added.saturating_add(bytes);
+        if self.added > MAX_ADDED { Err(ExpandError::TooLong) } else { Ok(()) }
+    }
+
+    /// Compiles a pattern that is to be sought in a value.
+    fn compile(&mut self, pattern: &str, value: &str) -> Result<Glob, ExpandError> {
+        self.steps = self.steps.saturating_add(pattern.len().saturating_mul(value.len()));
+        if self.steps > MAX_STEPS {
+            return Err(ExpandError::TooLong);
+        }
+        Glob::new(pattern).map_err(|_| ExpandError::Pattern { pattern: pattern.to_owned() })
     }
 }
 
@@ -429,10 +490,6 @@ impl Splitter {
         }
         self.words
     }
-}
-
-fn compile(pattern: &str) -> Result<Glob, ExpandError> {
-    Glob::new(pattern).map_err(|_| ExpandError::Pattern { pattern: pattern.to_owned() })
 }
 
 #[cfg(test)]

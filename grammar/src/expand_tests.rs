@@ -168,3 +168,24 @@ proptest! {
         prop_assert_eq!(expand_word(&word, '\\', &env).unwrap().value, word);
     }
 }
+
+#[test]
+fn substitutions_that_grow_by_themselves_have_an_end() {
+    let value = "x".repeat(40);
+    let env = |name: &str| (name == "a").then(|| value.clone());
+    let nested = (0..20).fold("$a".to_owned(), |inner, _| format!("${{a//?/{inner}}}"));
+    assert_eq!(expand_word(&nested, '\\', &env), Err(ExpandError::TooLong));
+    let many = "$a".repeat(MAX_ADDED / 40 + 1);
+    assert_eq!(expand_word(&many, '\\', &env), Err(ExpandError::TooLong));
+    let once = "$a".repeat(MAX_ADDED / 40);
+    assert_eq!(expand_word(&once, '\\', &env).map(|expanded| expanded.value.len()), Ok(MAX_ADDED / 40 * 40));
+}
+
+#[test]
+fn a_long_pattern_is_not_sought_in_a_long_value() {
+    let value = "a".repeat(MAX_ADDED / 2);
+    let env = |name: &str| Some(if name == "p" { format!("*{}b", &value[..100]) } else { value.clone() });
+    for form in ["${v//$p/x}", "${v/$p/x}", "${v#$p}", "${v%%$p}"] {
+        assert_eq!(expand_word(form, '\\', &env), Err(ExpandError::TooLong), "{form}");
+    }
+}

@@ -38,7 +38,8 @@ pub(crate) fn copy(
     if let Some(given) = flags.all("from").next().filter(|given| !nested && given.word.raw.contains('$')) {
         let message = "variable expansion is not supported for --from, define a new stage with FROM using \
                        ARG from global scope as a workaround";
-        return Err(statement.problem(message).at(given.range.clone()));
+        let hint = "write FROM with the variable as a stage of its own, and --from=its name here";
+        return Err(statement.problem(message).at(given.range.clone()).hint(hint));
     }
     let (sources, dest) = sources(statement, "COPY", words, heredocs)?;
     Ok(InstructionKind::Copy(Copy {
@@ -75,10 +76,11 @@ pub(crate) fn add(statement: &Statement<'_>, heredocs: Vec<Heredoc>) -> Result<I
 fn words(statement: &Statement<'_>, name: &str) -> Result<(Vec<Word>, bool), Problem> {
     let (words, is_json) = list(statement)?;
     if words.len() < 2 {
-        return Err(statement.problem(format!(
+        let message = format!(
             "{name} requires at least two arguments, but only one was provided. \
              Destination could not be determined"
-        )));
+        );
+        return Err(statement.problem(message).hint(format!("write {name} SOURCE... DESTINATION")));
     }
     Ok((words, is_json))
 }
@@ -95,7 +97,7 @@ pub(crate) fn list(statement: &Statement<'_>) -> Result<(Vec<Word>, bool), Probl
 
 /// An array with something else than strings in it.
 pub(crate) fn not_strings(statement: &Statement<'_>) -> Problem {
-    statement.problem("when using JSON array syntax, arrays must be comprised of strings only")
+    statement.problem("when using JSON array syntax, arrays must be comprised of strings only").syntax()
 }
 
 fn sources(

@@ -97,7 +97,8 @@ fn read_one(statement: &Statement<'_>, token: &Token, known: &[Known]) -> Result
                 .hint(format!("write --{name}=VALUE, without blanks")));
         }
         (Takes::Bool, Some(value)) if !["true", "false"].iter().any(|b| value.eq_ignore_ascii_case(b)) => {
-            return Err(problem(format!("expecting boolean value for flag --{name}, not: {value}")));
+            let problem = problem(format!("expecting boolean value for flag --{name}, not: {value}"));
+            return Err(problem.hint(format!("write --{name}, or --{name}=false")));
         }
         _ => {}
     }

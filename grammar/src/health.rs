@@ -40,7 +40,8 @@ pub(crate) fn healthcheck(statement: &Statement<'_>) -> Result<InstructionKind, 
     let flags = Flags::read(statement, &FLAGS)?;
     if !kind.eq_ignore_ascii_case("CMD") {
         let kind = kind.to_uppercase();
-        return Err(statement.problem(format!("Unknown type {kind:?} in HEALTHCHECK (try CMD)")));
+        let problem = statement.problem(format!("Unknown type {kind:?} in HEALTHCHECK (try CMD)"));
+        return Err(problem.hint("write HEALTHCHECK CMD and the command, or HEALTHCHECK NONE"));
     }
     if nothing(&command) {
         return Err(statement.problem("Missing command after HEALTHCHECK CMD"));

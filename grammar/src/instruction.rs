@@ -11,6 +11,7 @@ use crate::mount;
 use crate::statement::{Problem, Statement};
 use crate::suggest::nearest;
 use crate::tokens::{self, Json, Token};
+use crate::unknown;
 
 /// The instructions.
 const NAMES: [&str; 18] = [
@@ -37,10 +38,11 @@ const NAMES: [&str; 18] = [
 const RUN_FLAGS: [Known; 4] =
     [("mount", Takes::Many), ("network", Takes::One), ("security", Takes::One), ("device", Takes::Many)];
 
-/// Reads an instruction. `nested` is one that ONBUILD holds.
+/// Reads an instruction. `before` is the line before it; `nested` is one that ONBUILD holds.
 pub(crate) fn read(
     statement: &Statement<'_>,
     heredocs: Vec<Heredoc>,
+    before: &str,
     nested: bool,
 ) -> Result<InstructionKind, Problem> {
     let name = statement.name().to_ascii_uppercase();
@@ -59,11 +61,9 @@ pub(crate) fn read(
         }
         _ => {
             let unknown = statement.problem(format!("unknown instruction: {}", statement.name()));
-            let unknown = unknown.at(statement.keyword.clone());
-            Err(match nearest(&name, NAMES) {
-                Some(near) => unknown.hint(format!("did you mean {near}?")),
-                None => unknown,
-            })
+            let mut unknown = unknown.at(statement.keyword.clone());
+            unknown.hint = unknown::hint(statement.name(), &NAMES, before, statement.escape);
+            Err(unknown)
         }
     }
 }
@@ -120,16 +120,23 @@ fn from(statement: &Statement<'_>) -> Result<InstructionKind, Problem> {
         let problem = statement.problem("FROM requires either one or three arguments");
         problem.hint("write FROM image, or FROM image AS name")
     };
-    let mut words = tokens::plain_words(statement.args()).into_iter().map(|token| statement.word(token));
+    let tokens = tokens::plain_words(statement.args());
+    if let Some(flag) = tokens.iter().find(|token| token.text.starts_with("--platform")) {
+        return Err(count().at(statement.in_line(&flag.range)).hint("flags stand before the image"));
+    }
+    let name_range = tokens.get(2).map(|token| statement.in_line(&token.range));
+    let mut words = tokens.into_iter().map(|token| statement.word(token));
     let image = words.next().ok_or_else(count)?;
     let alias = match (words.next(), words.next(), words.next()) {
         (None, _, _) => None,
         (Some(with), Some(name), None) if with.raw.eq_ignore_ascii_case("as") => {
             if !is_stage_name(&name.raw.to_lowercase()) {
-                return Err(statement.problem(format!(
+                let message = format!(
                     "invalid name for build stage: {:?}, name can't start with a number or contain symbols",
                     name.raw
-                )));
+                );
+                let problem = statement.problem(message).at(name_range.unwrap_or_else(|| statement.whole()));
+                return Err(problem.hint("it begins with a letter; letters, digits, - _ and . may follow"));
             }
             Some((name, with))
         }
@@ -151,7 +158,12 @@ fn run(statement: &Statement<'_>, heredocs: Vec<Heredoc>) -> Result<InstructionK
         && !["default", "none", "host"].contains(&given.word.raw.as_str())
     {
         let problem = statement.problem(format!("invalid network mode {:?}", given.word.raw));
-        return Err(problem.at(given.range.clone()).hint("it is one of default, none and host"));
+        let near = nearest(&given.word.raw, ["default", "none", "host"]);
+        let hint = near.map_or_else(
+            || "it is one of default, none and host".to_owned(),
+            |near| format!("did you mean {near}?"),
+        );
+        return Err(problem.at(given.range.clone()).hint(hint));
     }
     if let Some(given) = flags.all("security").next()
         && !["sandbox", "insecure"].contains(&given.word.raw.as_str())
@@ -176,11 +188,13 @@ fn onbuild(statement: &Statement<'_>, heredocs: Vec<Heredoc>) -> Result<Instruct
     Flags::read(statement, &[])?;
     let inner = statement.nested();
     if inner.is("ONBUILD") {
-        return Err(statement.problem("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"));
+        let problem = statement.problem("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed");
+        return Err(problem.at(inner.keyword).hint("a trigger acts in the very next build only"));
     }
     if inner.is("MAINTAINER") || inner.is("FROM") {
         let name = inner.name().to_ascii_uppercase();
-        return Err(statement.problem(format!("{name} isn't allowed as an ONBUILD trigger")));
+        let problem = statement.problem(format!("{name} isn't allowed as an ONBUILD trigger"));
+        return Err(problem.at(inner.keyword));
     }
     let mut trigger = statement.args_word();
     for heredoc in &heredocs {
@@ -188,7 +202,12 @@ fn onbuild(statement: &Statement<'_>, heredocs: Vec<Heredoc>) -> Result<Instruct
         trigger.raw.push_str(&heredoc.raw_body);
         trigger.raw.push_str(&heredoc.name);
     }
-    let instruction = Box::new(read(&inner, heredocs, true)?);
+    // As BuildKit: what a trigger says is looked at where it acts; here only its form is.
+    let instruction = match read(&inner, heredocs, "", true) {
+        Ok(instruction) => Some(Box::new(instruction)),
+        Err(problem) if problem.is_syntax => return Err(problem),
+        Err(_) => None,
+    };
     Ok(InstructionKind::Onbuild { trigger, instruction })
 }
 
@@ -196,13 +215,14 @@ fn onbuild(statement: &Statement<'_>, heredocs: Vec<Heredoc>) -> Result<Instruct
 fn arg(statement: &Statement<'_>) -> Result<InstructionKind, Problem> {
     let words = tokens::quoted_words(statement.args(), statement.escape);
     if words.is_empty() {
-        return Err(statement.problem("ARG requires at least one argument"));
+        return Err(statement.problem("ARG requires at least one argument").hint("write ARG NAME=DEFAULT"));
     }
     let mut args = Vec::with_capacity(words.len());
     for word in words {
         args.push(match split(&word) {
             Some((name, _)) if name.text.is_empty() => {
-                return Err(statement.problem("ARG names can not be blank"));
+                let problem = statement.problem("ARG names can not be blank").hint("write ARG NAME=VALUE");
+                return Err(problem.at(statement.in_line(&word.range)));
             }
             Some((name, value)) => (statement.word(name), Some(statement.word(value))),
             None => (statement.word(word), None),
@@ -236,11 +256,20 @@ fn pairs(statement: &Statement<'_>, name: &str) -> Result<Vec<KeyValue>, Problem
         let Some((key, value)) = split(&word) else {
             let message =
                 format!("Syntax error - can't find = in {:?}. Must be of the form: name=value", word.text);
-            let problem = statement.problem(message).at(statement.in_line(&word.range));
-            return Err(problem.hint("quote a value that has blanks in it"));
+            let problem = statement.problem(message).syntax().at(statement.in_line(&word.range));
+            let blank = ["=", "=\"\""].contains(&word.text.as_str());
+            let hint = if blank {
+                "write it without blanks around ="
+            } else {
+                "quote a value that has blanks in it"
+            };
+            return Err(problem.hint(hint));
         };
         if key.text.is_empty() {
-            return Err(statement.problem(format!("{name} names can not be blank")));
+            let problem = statement.problem(format!("{name} names can not be blank"));
+            return Err(problem
+                .at(statement.in_line(&word.range))
+                .hint("write NAME=VALUE, with no blanks around the equals sign"));
         }
         pairs.push(KeyValue { key: statement.word(key), value: statement.word(value), legacy: false });
     }
@@ -253,6 +282,7 @@ fn legacy_pair(statement: &Statement<'_>, name: &str) -> Result<KeyValue, Proble
     let Some(end) = text.find(is_blank) else {
         return Err(statement
             .problem(format!("{name} must have two arguments"))
+            .syntax()
             .hint(format!("write {name} {text}=VALUE")));
     };
     let value = text[end..].trim_start_matches(is_blank);

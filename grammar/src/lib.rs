@@ -21,6 +21,7 @@ mod mount;
 mod parse;
 mod statement;
 mod tokens;
+mod unknown;
 
 pub use ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};
 pub use diagnostic::{Diagnostic, Severity};

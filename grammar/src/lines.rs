@@ -70,6 +70,11 @@ pub(crate) struct Body {
 }
 
 impl OffsetMap {
+    /// Where the first physical line's text begins, which an escape character alone may be.
+    pub(crate) fn start(&self) -> usize {
+        self.segments.first().map_or(0, |s| s.source)
+    }
+
     /// The span of a range of the logical line.
     pub(crate) fn span(&self, start: usize, end: usize) -> Span {
         let from = self.segment(start).map_or(0, |s| s.source + (start - s.at));
@@ -99,6 +104,13 @@ impl<'a> Lines<'a> {
     pub(crate) fn new(source: &'a str, escape: char) -> Lines<'a> {
         let at = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         Lines { source, at, number: 0, escape }
+    }
+
+    /// The text of the line before the one that holds a place.
+    pub(crate) fn before(&self, at: usize) -> &'a str {
+        let above = self.source.get(..at).unwrap_or_default();
+        let Some((above, _)) = above.rsplit_once('\n') else { return "" };
+        above.rsplit_once('\n').map_or(above, |(_, line)| line)
     }
 
     /// The next line of the file, whatever it is.
@@ -131,7 +143,11 @@ impl<'a> Lines<'a> {
             let line = self.physical(diagnostics)?;
             let text = line.text.trim_start();
             if let Some(comment) = text.strip_prefix('#') {
-                out.comments.push(comment.trim().to_owned());
+                // As BuildKit: an empty comment parts those above it from the instruction.
+                match comment.trim() {
+                    "" => out.comments.clear(),
+                    comment => out.comments.push(comment.to_owned()),
+                }
                 continue;
             }
             if text.is_empty() {
@@ -251,6 +267,13 @@ mod tests {
         assert_eq!(line.map.line(at), 3);
         let span = line.map.span(0, 3);
         assert_eq!(&source[span.start..span.end], "RUN");
+    }
+
+    #[test]
+    fn an_instruction_begins_where_its_first_line_does() {
+        let line = &logical("A\n  \\\nRUN a")[1];
+        assert_eq!((line.text.as_str(), line.line), ("RUN a", 2));
+        assert_eq!((line.map.start(), line.map.span(0, 3)), (4, Span { start: 6, end: 9 }));
     }
 
     #[test]

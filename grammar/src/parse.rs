@@ -153,14 +153,15 @@ fn read(
         heredocs.push(heredoc);
         end = terminator;
     }
-    let kind = instruction::read(&statement, heredocs, false).map_err(|problem| {
+    let before = lines.before(logical.map.start());
+    let kind = instruction::read(&statement, heredocs, before, false).map_err(|problem| {
         let mut diagnostic =
             error(problem.message, statement.span(&problem.range), logical.map.line(problem.range.start));
         diagnostic.hint = problem.hint;
         (diagnostic, is_from)
     })?;
     Ok(Instruction {
-        span: Span { start: logical.map.span(0, 0).start, end: end.0 },
+        span: Span { start: logical.map.start(), end: end.0 },
         line: logical.line,
         end_line: end.1,
         keyword: statement.keyword_word(),
@@ -201,16 +202,17 @@ fn heredoc(
 }
 
 fn warn_of_blank_lines(logical: &Logical, diagnostics: &mut Vec<Diagnostic>) {
-    let Some((span, line)) = logical.blank else { return };
+    let Some((span, blank)) = logical.blank else { return };
     diagnostics.push(Diagnostic {
         severity: Severity::Warning,
         rule: Some("NoEmptyContinuation"),
         message: "Empty continuation line".to_owned(),
         span,
-        line,
-        hint: Some(
-            "empty continuation lines will become errors: drop the line, or make it a comment".to_owned(),
-        ),
+        // As BuildKit: the line in which the instruction ends.
+        line: logical.end_line,
+        hint: Some(format!(
+            "line {blank} is empty, which will become an error: drop it, or make it a comment"
+        )),
     });
 }
 

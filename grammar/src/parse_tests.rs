@@ -312,13 +312,23 @@ fn a_trigger_is_kept_and_read() {
         panic!()
     };
     assert_eq!(trigger.raw, "COPY --from=$S <<-A /d\n\tx\nA");
-    assert!(matches!(*instruction, InstructionKind::Copy(_)));
+    assert!(instruction.is_some_and(|copy| matches!(*copy, InstructionKind::Copy(_))));
     let again = parse_instruction(&trigger.raw.replace("$S", "s"), '\\').unwrap();
     assert!(matches!(again, InstructionKind::Copy(_)));
     assert!(parse_instruction(&trigger.raw, '\\').is_err());
     assert!(parse_instruction("RUN a\nRUN b", '\\').is_err());
     assert!(parse_instruction("FROM a", '\\').is_err());
     assert!(parse_instruction("", '\\').is_err());
+}
+
+#[test]
+fn a_trigger_that_is_wrong_is_so_only_where_it_acts() {
+    for trigger in ["NONSENSE x", "COPY one", "COPY --no-such=x a b", "RUN --network=x ls", "ENV"] {
+        let kind = kind(&format!("ONBUILD {trigger}\n"));
+        let InstructionKind::Onbuild { trigger: kept, instruction } = kind else { panic!("{trigger}") };
+        assert_eq!((kept.raw.as_str(), instruction), (trigger, None));
+        assert!(parse_instruction(trigger, '\\').is_err(), "{trigger}");
+    }
 }
 
 #[test]
@@ -348,7 +358,7 @@ fn a_blank_line_within_an_instruction_is_warned_of() {
     let warning = &parse.diagnostics[0];
     assert_eq!(
         (warning.severity, warning.rule, warning.line),
-        (Severity::Warning, Some("NoEmptyContinuation"), 3)
+        (Severity::Warning, Some("NoEmptyContinuation"), 5)
     );
 }
 

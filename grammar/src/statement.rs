@@ -13,6 +13,8 @@ pub(crate) struct Problem {
     pub message: String,
     pub range: Range<usize>,
     pub hint: Option<String>,
+    /// Whether even a trigger of ONBUILD may not be like this.
+    pub is_syntax: bool,
 }
 
 /// An instruction's parts. All ranges are in the logical line.
@@ -88,7 +90,7 @@ impl<'a> Statement<'a> {
 
     /// A problem with the whole instruction.
     pub(crate) fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem { message: message.into(), range: self.whole(), hint: None }
+        Problem { message: message.into(), range: self.whole(), hint: None, is_syntax: false }
     }
 
     fn at(line: &'a str, map: &'a OffsetMap, escape: char, within: Range<usize>) -> Statement<'a> {
@@ -109,6 +111,12 @@ impl Problem {
     /// The same, with what to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Problem {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, about the form of the line rather than its meaning.
+    pub(crate) fn syntax(mut self) -> Problem {
+        self.is_syntax = true;
         self
     }
 

@@ -108,7 +108,27 @@ fn proxies_are_no_part_of_the_environment() {
     let Some(Op::Exec(exec)) = lowered.definition.vertices().last().map(|vertex| &vertex.op) else {
         panic!("no exec");
     };
-    assert_eq!(exec.meta.env, ["PATH=/bin", "BASE=base"]);
+    assert_eq!(exec.meta.env.to_list(), ["PATH=/bin", "BASE=base"]);
     let both = [("HTTP_PROXY", "http://p"), ("http_proxy", "http://p")];
     assert_eq!(exec.meta.proxy_env, both.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn devices_are_named_and_may_be_required() {
+    check(
+        "FROM busybox\nRUN --device=vendor.com/class=one,required --device=name=vendor.com/class \
+         --device=Required=true,vendor.com/class=* x",
+        &[
+            " | device vendor.com/class=one required | device vendor.com/class | device vendor.com/class=* required",
+        ],
+    );
+    for (flag, expect) in [
+        ("name=a/b=c,name=d", "error device name already set to a/b=c"),
+        ("a/b=c,required=perhaps", "error invalid value for required: perhaps"),
+        ("a/b=c,d", "error invalid field 'd' must be a key=value pair"),
+        ("a/b=c,requird=1", "error unexpected key 'requird' in 'requird=1'"),
+        ("required", "error --device names no device"),
+    ] {
+        check(&format!("FROM busybox\nRUN --device={flag} x"), &[expect]);
+    }
 }

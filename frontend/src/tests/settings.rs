@@ -127,6 +127,24 @@ fn a_check_looks_at_every_stage_and_goes_on_to_the_error() {
 
 #[test]
 fn a_value_that_doubles_itself_ends() {
-    let text = "FROM busybox\nENV A=0123456789abcdef\n".to_owned() + &"ENV A=$A$A\n".repeat(60);
-    check(&text, &["error a value has more than the 1048576 bytes that it may have"]);
+    for (before, name, after) in
+        [("FROM busybox\n", "ENV", ""), ("FROM busybox\n", "ARG", ""), ("", "ARG", "FROM $A")]
+    {
+        let doubled = format!("{name} A=$A$A\n").repeat(60);
+        let text = format!("{before}{name} A=0123456789abcdef\n{doubled}{after}");
+        check(&text, &["error a value has more than the 1048576 bytes that it may have"]);
+    }
+}
+
+#[test]
+fn what_is_short_to_write_does_not_fill_the_memory() {
+    let doubled = format!("FROM busybox\nARG A=0123456789abcdef\n{}", "ARG A=$A$A\n".repeat(15));
+    let folders = format!("FROM busybox\n{}", format!("WORKDIR {}\n", "a".repeat(1000)).repeat(500));
+    let sources = format!("FROM busybox\nCOPY {} {} /d/\n", "--exclude=a ".repeat(4000), "a ".repeat(4000));
+    for text in [doubled + &"RUN x\n".repeat(200), folders, sources] {
+        match lowered(&text, &options()) {
+            Err(error) => assert_eq!(error.to_string(), "the Dockerfile comes to more than 64 MiB here"),
+            Ok(_) => panic!("{} lowers", &text[..60]),
+        }
+    }
 }

@@ -93,8 +93,8 @@ fn named_contexts_go_before_images_and_stages() {
         &[
             r#"<local://replaced local.excludepatterns=["x"]>"#,
             "<git://h/r.git#main:sub git.fullurl=https://h/r.git>",
+            // As it comes: only the main context is unpacked.
             "<https://h/a.tar http.filename=context>",
-            "<copy /context to / unpack create from in0 on scratch>",
             r#""WorkingDir":"/""#,
         ],
     );
@@ -123,4 +123,60 @@ fn a_stage_can_be_built_anew() {
         &options,
         &["> anew `[one 2/2] RUN a`", "> `[stage-1 1/1] RUN b`"],
     );
+}
+
+#[test]
+fn nothing_takes_the_place_of_an_image_that_is_named_scratch() {
+    let nothing = NamedContext::Image("docker-image://scratch".to_owned());
+    let named = BuildOptions { contexts: [("base".to_owned(), nothing)].into(), ..options() };
+    let expect = ["0  <local://context>", "from in0 on scratch> `[stage-1 1/1] COPY a /`"];
+    check_with("FROM busybox AS base\nFROM base\nCOPY a /", &named, &expect);
+}
+
+fn with_stages(named: &[(&str, &str)]) -> BuildOptions {
+    let stage = |(name, stage): &(&str, &str)| ((*name).to_owned(), NamedContext::Stage((*stage).to_owned()));
+    BuildOptions { contexts: named.iter().map(stage).collect(), ..options() }
+}
+
+#[test]
+fn a_stage_stands_for_a_name_that_is_given_to_it() {
+    let text = "FROM nowhere AS app\nCOPY --from=tools /a /a\nRUN --mount=from=tools,target=/t x\n\
+                FROM busybox AS dev\nRUN make\nFROM app";
+    let named = with_stages(&[("nowhere", "dev"), ("tools", "dev")]);
+    let lowered = lowered(text, &named).unwrap_or_else(|e| panic!("{e}"));
+    let names = names(&lowered.definition);
+    assert!(names[0].starts_with("[dev 1/2] FROM docker.io/library/busybox"), "{names:?}");
+    assert_eq!(
+        names[1..],
+        [
+            "[dev 2/2] RUN make",
+            "[app 1/2] COPY --from=tools /a /a",
+            "[app 2/2] RUN --mount=from=tools,target=/t x"
+        ]
+    );
+}
+
+#[test]
+fn a_stage_takes_the_place_of_another() {
+    let text = "FROM nowhere AS base\nRUN old\nFROM busybox AS new\nRUN new\nFROM base\nCOPY --from=0 /a /\nRUN last";
+    let expect = ["[new 2/2] RUN new", "[stage-2 1/2] COPY --from=0 /a /", "[stage-2 2/2] RUN last"];
+    let lowered = lowered(text, &with_stages(&[("base", "new")])).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(names(&lowered.definition)[1..], expect);
+    let named = with_stages(&[("base", "new")]);
+    let looked = crate::check(&kiln_grammar::parse(text), &named, &mut |all| all.iter().map(image).collect());
+    assert_eq!(looked.error, None);
+    let both = BuildOptions { target: Some("base".to_owned()), ..with_stages(&[("base", "new")]) };
+    check_with(text, &both, &["`[new 2/2] RUN new`"]);
+}
+
+#[test]
+fn a_stage_that_stands_for_itself_or_that_is_not_there_is_refused() {
+    let text = "FROM busybox AS base\nFROM base AS app\nRUN x\nFROM app";
+    let circle = ["error circular dependency detected on stage: base"];
+    check_with(text, &with_stages(&[("base", "base")]), &circle);
+    check_with(text, &with_stages(&[("base", "app"), ("app", "base")]), &["error circular dependency"]);
+    check_with(text, &with_stages(&[("busybox", "app")]), &circle);
+    check_with(text, &with_stages(&[("base", "app")]), &circle);
+    let unknown = ["error the build context tools: target stage \"ap\" could not be found"];
+    check_with(text, &with_stages(&[("tools", "ap")]), &unknown);
 }
