@@ -1,5 +1,6 @@
 //! The `/dev` of a step. A sandboxed step may make device nodes but use none but the usual ones: its file systems
-//! refuse devices, and the usual nodes are mounted one by one. An insecure step has the host's devices as nodes.
+//! refuse devices, and the usual nodes are mounted one by one, as are those that it is given besides. An insecure
+//! step has the host's devices as nodes.
 //! It knows nothing of the other mounts.
 
 use std::os::fd::OwnedFd;
@@ -9,9 +10,11 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Result;
 use rustix::mount::MountAttrFlags;
 
+use crate::error::{RunError, set_up};
 use crate::mounts::{self, INERT, Planned, Whose};
-use crate::spec::Security;
+use crate::spec::{DeviceKind, DeviceNode, Security};
 use crate::system_files::PrivateFiles;
+use crate::user::Identity;
 
 /// The node that covers masked files.
 pub(crate) const NULL: &str = "null";
@@ -109,6 +112,33 @@ pub(crate) fn plan(
         for (name, ..) in NODES {
             planned.push(system(&format!("/dev/{name}"), files.mount_of(name, no_programs)?));
         }
+    }
+    Ok(planned)
+}
+
+/// The mounts of the nodes that a step is given besides.
+pub(crate) fn plan_given(
+    files: &PrivateFiles,
+    given: &[DeviceNode],
+    who: &Identity,
+) -> std::result::Result<Vec<Planned>, RunError> {
+    let no_programs = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mut planned = Vec::with_capacity(given.len());
+    for (count, device) in given.iter().enumerate() {
+        let name = format!("device-{count}");
+        let kind = match device.kind {
+            DeviceKind::Character => FileType::CharacterDevice,
+            DeviceKind::Block => FileType::BlockDevice,
+            DeviceKind::Fifo => FileType::Fifo,
+        };
+        let number = if device.kind == DeviceKind::Fifo { (0, 0) } else { device.number };
+        let owner = (device.uid.unwrap_or(who.uid), device.gid.unwrap_or(who.gid));
+        let mount = files
+            .node(&name, kind, number, device.mode)
+            .and_then(|()| files.give(&name, owner))
+            .and_then(|()| files.mount_of(&name, no_programs))
+            .map_err(set_up(format!("making the device {}", device.path.display())))?;
+        planned.push(Planned { target: device.path.clone(), mount, whose: Whose::Callers });
     }
     Ok(planned)
 }

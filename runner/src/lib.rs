@@ -33,6 +33,6 @@ pub use error::RunError;
 pub use lines::LONGEST_LINE;
 pub use run::run;
 pub use spec::{
-    BindMount, DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, ExitStatus, LogLine, MountSource, Network, ProcessSpec,
-    Security, Stream,
+    BindMount, DEFAULT_HOSTNAME, DEFAULT_SHM_SIZE, DeviceKind, DeviceNode, ExitStatus, LogLine, MountSource,
+    Network, ProcessSpec, Security, Stream,
 };

@@ -45,6 +45,10 @@ pub struct ProcessSpec {
     /// Resource limits by name (`nofile`, `nproc`, …), soft and hard; `u64::MAX` is no limit. What is not named
     /// is inherited.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// Device nodes besides the usual ones; in any step, they can be used.
+    pub devices: Vec<DeviceNode>,
+    /// Groups that the process is in besides those of its user.
+    pub additional_gids: Vec<u32>,
 }
 
 impl ProcessSpec {
@@ -63,8 +67,38 @@ impl ProcessSpec {
             extra_hosts: Vec::new(),
             shm_size_bytes: DEFAULT_SHM_SIZE,
             ulimits: Vec::new(),
+            devices: Vec::new(),
+            additional_gids: Vec::new(),
         }
     }
+}
+
+/// A device node that a process gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Where, as an absolute path in the root; it is mounted there, and no part of the root.
+    pub path: PathBuf,
+    /// What kind of node it is.
+    pub kind: DeviceKind,
+    /// The major and the minor number; of a fifo they count for nothing.
+    pub number: (u32, u32),
+    /// Its permissions.
+    pub mode: u32,
+    /// Its owner; the process's user when none is given.
+    pub uid: Option<u32>,
+    /// Its group; that of the process's user when none is given.
+    pub gid: Option<u32>,
+}
+
+/// The kinds of device nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// A character device.
+    Character,
+    /// A block device.
+    Block,
+    /// A pipe with a name.
+    Fifo,
 }
 
 /// One mount over the root.
@@ -103,6 +137,15 @@ pub enum MountSource {
     },
     /// A detached mount of a socket.
     Socket(OwnedFd),
+    /// A detached mount of something of the host's.
+    Host {
+        /// The mount.
+        mount: OwnedFd,
+        /// Whether programs there gain nothing from their set-uid bits.
+        nosuid: bool,
+        /// Whether nothing there can be executed.
+        noexec: bool,
+    },
 }
 
 /// Which network a process sees.

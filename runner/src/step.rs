@@ -62,7 +62,8 @@ fn prepare(
     stubs: &mut Vec<Stub>,
 ) -> Result<Identity, RunError> {
     die_with(helper)?;
-    let who = user::resolve(root.as_fd(), &spec.user)?;
+    let mut who = user::resolve(root.as_fd(), &spec.user)?;
+    who.add_groups(&spec.additional_gids);
     let cgroups = system_files::cgroups();
     unshare(spec.network, &cgroups)?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -82,6 +83,7 @@ fn prepare(
     planned.extend(kernel_mounts(spec.security).map_err(set_up("making /proc and /sys"))?);
     planned.extend(network_files(&files, spec, &resolv_conf).map_err(set_up("making network files"))?);
     planned.extend(system_files::plan_cgroups(cgroups, spec.security == Security::Sandbox));
+    planned.extend(devices::plan_given(&files, &spec.devices, &who)?);
     planned.extend(callers_mounts(&files, spec, descriptors)?);
     mounts::attach_all(root.as_fd(), planned, stubs)?;
     if spec.security == Security::Sandbox {
@@ -237,6 +239,14 @@ fn callers_mount(
     match &wanted.source {
         WireSource::Descriptor => {
             attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, security == Security::Sandbox);
+            let mount = descriptors.next().ok_or(Errno::BADF)?;
+            mounts::restrict(&mount, attributes, true)?;
+            Ok(mount)
+        }
+        WireSource::Host { nosuid, noexec } => {
+            attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, security == Security::Sandbox);
+            attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, *nosuid);
+            attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, *noexec);
             let mount = descriptors.next().ok_or(Errno::BADF)?;
             mounts::restrict(&mount, attributes, true)?;
             Ok(mount)

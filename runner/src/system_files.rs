@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Result;
 use rustix::mount::MountAttrFlags;
 
@@ -50,16 +50,21 @@ impl PrivateFiles {
         rustix::fs::mkdirat(&self.folder, name, Mode::from_bits_retain(0o555))
     }
 
-    /// Makes a device node that everybody may use.
+    /// Makes a character device that everybody may use.
     pub(crate) fn device(&self, name: &str, major: u32, minor: u32) -> Result<()> {
-        let mode = Mode::from_bits_retain(0o666);
-        rustix::fs::mknodat(
-            &self.folder,
-            name,
-            FileType::CharacterDevice,
-            mode,
-            rustix::fs::makedev(major, minor),
-        )
+        self.node(name, FileType::CharacterDevice, (major, minor), 0o666)
+    }
+
+    /// Makes a node, without an owner of its own.
+    pub(crate) fn node(&self, name: &str, kind: FileType, number: (u32, u32), mode: u32) -> Result<()> {
+        let device = rustix::fs::makedev(number.0, number.1);
+        rustix::fs::mknodat(&self.folder, name, kind, Mode::from_bits_retain(mode & 0o7777), device)
+    }
+
+    /// Gives what was made here to an owner.
+    pub(crate) fn give(&self, name: &str, owner: (u32, u32)) -> Result<()> {
+        let (user, group) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        rustix::fs::chownat(&self.folder, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// Makes a file.

@@ -22,6 +22,17 @@ pub(crate) struct Identity {
     pub(crate) home: Vec<u8>,
 }
 
+impl Identity {
+    /// Adds supplementary groups.
+    pub(crate) fn add_groups(&mut self, gids: &[u32]) {
+        for gid in gids {
+            if !self.groups.contains(gid) {
+                self.groups.push(*gid);
+            }
+        }
+    }
+}
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 /// The largest passwd or group file that is read.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::RunError;
 use crate::seccomp::Instruction;
-use crate::spec::{ExitStatus, MountSource, Network, ProcessSpec, Security};
+use crate::spec::{DeviceNode, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use crate::stubs::Stub;
 
 /// A specification as it is sent; descriptors are in a list beside it, the root's first.
@@ -37,6 +37,8 @@ pub(crate) struct WireSpec {
     pub(crate) extra_hosts: Vec<(String, IpAddr)>,
     pub(crate) shm_size_bytes: u64,
     pub(crate) ulimits: Vec<(String, u64, u64)>,
+    pub(crate) devices: Vec<DeviceNode>,
+    pub(crate) additional_gids: Vec<u32>,
 }
 
 /// A mount as it is sent.
@@ -52,6 +54,11 @@ pub(crate) struct WireMount {
 pub(crate) enum WireSource {
     /// The next descriptor of the list.
     Descriptor,
+    /// The same, of something of the host's.
+    Host {
+        nosuid: bool,
+        noexec: bool,
+    },
     Tmpfs {
         size_bytes: Option<u64>,
         mode: u32,
@@ -137,6 +144,10 @@ impl WireSpec {
                     descriptors.push(fd.as_fd());
                     WireSource::Descriptor
                 }
+                MountSource::Host { mount, nosuid, noexec } => {
+                    descriptors.push(mount.as_fd());
+                    WireSource::Host { nosuid: *nosuid, noexec: *noexec }
+                }
                 MountSource::Tmpfs { size_bytes, mode } => {
                     WireSource::Tmpfs { size_bytes: *size_bytes, mode: *mode }
                 }
@@ -160,6 +171,8 @@ impl WireSpec {
             extra_hosts: spec.extra_hosts.clone(),
             shm_size_bytes: spec.shm_size_bytes,
             ulimits: spec.ulimits.clone(),
+            devices: spec.devices.clone(),
+            additional_gids: spec.additional_gids.clone(),
         };
         (wire, descriptors)
     }

@@ -67,7 +67,7 @@ impl Default for CopyOptions<'_> {
 ///
 /// Directories missing above `dest`, and `dest` itself for a directory, are made with mode 0755 or
 /// that of an octal change, and with the owner given or root. A directory that is at `dest` already keeps
-/// its metadata; those within it that the source has too take the source's. A symbolic link at
+/// its metadata, but for its time; those within it that the source has too take the source's. A symbolic link at
 /// the end of `dest` is not followed: see [`Tree::resolve`].
 pub fn copy_tree(
     from: &Tree,
@@ -105,6 +105,11 @@ pub fn copy_tree(
         copier.copied.directories += 1;
         copier.above.push(Above { source: None, name: Vec::new(), target: Some(target), merge: true });
         copier.content(&dir, &mut Vec::new(), &path)?;
+        // As BuildKit: of the folder's own metadata only the time goes to the destination.
+        if let Some(Above { target: Some(target), .. }) = copier.above.pop() {
+            let mtime = options.mtime.unwrap_or_else(|| Metadata::of(&stat).mtime);
+            node::set_mtime(&target, mtime).map_err(cannot("change", &path))?;
+        }
         return Ok(copier.copied);
     }
     let Some((last, folder)) = dest.split_last() else {

@@ -202,6 +202,12 @@ impl Tree {
         Ok(self.descend(path, Some(&NewDir { mode, owner, mtime }))?.0)
     }
 
+    /// Sets the modification time of a directory.
+    pub fn set_directory_mtime(&self, path: &[u8], mtime: (i64, u32)) -> Result<(), SnapshotError> {
+        let dir = self.open_listing(path).map_err(missing("open", path))?;
+        node::set_mtime(&dir, mtime).map_err(cannot("change", path))
+    }
+
     /// Writes a file, in place of whatever non-directory is there. Its directory must exist; a
     /// symbolic link at the end of the path is replaced, not followed.
     pub fn write_file(

@@ -3,6 +3,7 @@
 //! One thread owns the solver. Look-ups are done on it; what may wait (network, processes, hashing) gets
 //! a thread of its own and reports back through one channel. It does not know Dockerfiles.
 
+use crate::cdi::{Device, Granted};
 use crate::images::{Image, Images};
 use crate::layer::{Layer, Stack};
 use crate::local::LocalSource;
@@ -15,14 +16,15 @@ use kiln_oci::{ChainId, Digest, Hasher};
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{CommitOptions, TreeView};
 use kiln_solver::{
-    Action, CacheKey, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId, bases,
+    Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId,
+    bases,
 };
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -50,6 +52,8 @@ pub(crate) struct Build<'a> {
     locals: Mutex<HashMap<VertexId, Arc<LocalSource>>>,
     committed: AtomicBool,
     begun_caches: Mutex<HashSet<String>>,
+    /// The devices of the steps that have some.
+    devices: OnceLock<Granted>,
 }
 
 /// What a step added to its outputs, and what it read of the user's folders where that is not what its keys
@@ -89,22 +93,43 @@ impl<'a> Build<'a> {
             locals: Mutex::default(),
             committed: AtomicBool::new(false),
             begun_caches: Mutex::default(),
+            devices: OnceLock::new(),
         }
     }
 
-    /// Solves the graph and gives the target's layers.
-    pub fn run(&self) -> Result<Stack, WorkerError> {
-        let mut solver = Solver::new(self.request.definition.clone(), self.request.jobs);
+    /// Solves the graph and gives the layers of each target.
+    pub fn run(&self) -> Result<Vec<Stack>, WorkerError> {
+        let mut definition = self.request.definition.clone();
+        // A step's key has the devices that it gets, and not the names that it asks for.
+        for (vertex, devices) in self.grant_devices()? {
+            let named = |device: &Arc<Device>| CdiDevice { name: device.name().to_owned(), optional: false };
+            definition.set_devices(*vertex, devices.iter().map(named).collect());
+        }
+        let targets = self.request.targets.iter();
+        let edges = targets.clone().filter_map(|target| target.edge).collect();
+        let mut solver = Solver::with_targets(definition, edges, self.request.jobs);
         let (sender, receiver) = channel();
         let failed = std::thread::scope(|scope| self.drive(scope, &mut solver, &sender, &receiver));
         self.remember_digests();
         match failed {
             Some((vertex, error)) => Err(self.explained(vertex, error)),
-            None => match self.request.definition.target {
-                Some(edge) => self.base(edge),
-                None => Ok(Stack::default()),
-            },
+            None => {
+                let stack = |edge| self.base(edge);
+                targets.map(|target| target.edge.map_or_else(|| Ok(Stack::default()), stack)).collect()
+            }
         }
+    }
+
+    /// Finds the devices of all steps, before any runs.
+    fn grant_devices(&self) -> Result<&Granted, WorkerError> {
+        let granted = crate::cdi::grant(&self.request.definition, &self.request.devices);
+        let granted = granted.map_err(|(vertex, error)| self.explained(vertex, error.into()))?;
+        Ok(self.devices.get_or_init(|| granted))
+    }
+
+    /// The devices of a step.
+    pub fn devices_of(&self, vertex: VertexId) -> &[Arc<Device>] {
+        self.devices.get().and_then(|all| all.get(&vertex)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a layer was made or unpacked, so that the store must be synced before a name is given.
@@ -488,7 +513,7 @@ impl<'a> Build<'a> {
         let path = self.request.locals.get(name).ok_or_else(|| WorkerError::NotFound {
             path: name.to_owned(),
             place: "the contexts of this build".to_owned(),
-            ignored: false,
+            around: Box::default(),
         })?;
         let patterns = |key: &str| -> Vec<String> {
             source.attrs.get(key).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()

@@ -10,6 +10,7 @@
 //! It does not know how a process sees a mount.
 
 use crate::WorkerError;
+use crate::absence::Absence;
 use crate::build::Build;
 use crate::store::{Lock, Store, leads_to, private_folder};
 use kiln_oci::Digest;
@@ -244,7 +245,7 @@ fn fill(build: &Build<'_>, wanted: &Wanted<'_>, parent: &Path) -> Result<(), Wor
         return Err(WorkerError::NotFound {
             path: wanted.mount.selector.clone(),
             place: view.place(),
-            ignored: view.hides(&path),
+            around: Box::new(Absence::of(&view, &path)),
         });
     }
     let layers = build.images.unpacked(&build.base(edge)?)?;

@@ -1,7 +1,10 @@
 //! What can go wrong while actions are performed, as far as a caller can tell it apart.
 //! It does not know exit codes or colours.
 
-use kiln_oci::{Digest, DocumentError, LayoutError};
+use crate::absence::Absence;
+use crate::cdi::DeviceError;
+use crate::emulation::ForeignProgram;
+use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
 use kiln_registry::RegistryError;
 use kiln_runner::{ExitStatus, RunError};
 use kiln_snapshotter::SnapshotError;
@@ -53,6 +56,9 @@ pub enum WorkerError {
     /// The content store failed.
     #[error(transparent)]
     Content(#[from] LayoutError),
+    /// A folder of images could not be read.
+    #[error(transparent)]
+    ImageFolder(#[from] ImageFolderError),
     /// A snapshot failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -110,18 +116,28 @@ pub enum WorkerError {
         status: ExitStatus,
     },
     /// What should be copied is not there.
-    #[error("\"{path}\": not found in {place}{}", excluded(.ignored))]
+    #[error("\"{path}\": not found in {place}")]
     NotFound {
         /// The path.
         path: String,
         /// Where it was looked for.
         place: String,
-        /// Whether the ignore file leaves it out.
-        ignored: bool,
+        /// What there is instead.
+        around: Box<Absence>,
     },
     /// A copy can't be done.
     #[error("{0}")]
     Copy(CopyError),
+    /// Files of two platforms would be at the same path of an output.
+    #[error("/{path} is in the files for {first} and in those for {second}: leave out platform-split=false")]
+    Clash {
+        /// The path.
+        path: String,
+        /// The platform that has it.
+        first: String,
+        /// Another that has it.
+        second: String,
+    },
     /// A source could not be brought in.
     #[error("{address}: {reason}")]
     Source {
@@ -140,12 +156,18 @@ pub enum WorkerError {
         /// What came.
         got: Digest,
     },
+    /// The kernel can't run a program that is for another architecture.
+    #[error(transparent)]
+    Foreign(Box<ForeignProgram>),
     /// A secret was not given.
     #[error("secret {0}: not found; give it with --secret id={0},src=FILE or --secret id={0},env=NAME")]
     Secret(String),
     /// An agent was not given.
     #[error("no ssh agent `{0}` was given: use --ssh {0} (with SSH_AUTH_SOCK set) or --ssh {0}=SOCKET")]
     Ssh(String),
+    /// A device can't be given to a step.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A kind of source or option that can't be done.
     #[error("{0} is not supported")]
     Unsupported(String),
@@ -215,8 +237,4 @@ fn ended(status: &ExitStatus) -> String {
             format!("killed by signal {signal}{hint}; exit code: {}", 128 + signal)
         }
     }
-}
-
-fn excluded(ignored: &bool) -> &'static str {
-    if *ignored { ": it is excluded by the ignore file" } else { "" }
 }

@@ -2,8 +2,10 @@
 //! It does not know how a process is isolated, nor how changes are found.
 
 use crate::WorkerError;
+use crate::absence::Absence;
 use crate::build::Build;
 use crate::cache_mount::Caches;
+use crate::emulation;
 use crate::layer::Stack;
 use crate::meta::LayerRow;
 use crate::progress::Progress;
@@ -37,7 +39,11 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
     let mount = snapshots.mount(&below, &active)?;
     let spec = spec(build, vertex, exec, &mount, &mut held)?;
     let mut show = |line| build.progress.send(Progress::Log { vertex, line: &line });
-    let status = kiln_runner::run(spec, &mut show, build.cancel)?;
+    let platform = build.vertex(vertex).platform.as_ref();
+    let status = match kiln_runner::run(spec, &mut show, build.cancel) {
+        Ok(status) => status,
+        Err(error) => return Err(emulation::explained(error, &mount.root()?, exec, platform)),
+    };
     let caches = std::mem::take(&mut held.caches);
     drop(held);
     caches.release(build.store)?;
@@ -52,7 +58,6 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
     }
     let committed = snapshots.commit(active, &below, &CommitOptions::default())?;
     let op = Op::Exec(Box::new(exec.clone()));
-    let platform = build.vertex(vertex).platform.as_ref();
     let own = StepInputs { op: &op, platform, inputs: &[] }.key();
     // A command that made just this before keeps its old layer, and what follows stays cached.
     if let Some(old) = build.store.meta.same(&own, &committed.content)?
@@ -80,7 +85,7 @@ fn spec(
 ) -> Result<ProcessSpec, WorkerError> {
     let meta = &exec.meta;
     let mut spec = ProcessSpec::new(root.try_clone()?, meta.args.iter().map(OsString::from).collect());
-    spec.env = meta.env.iter().map(|pair| split_env(pair)).collect();
+    spec.env = meta.env.to_list().into_iter().map(split_env).collect();
     for (name, value) in &meta.proxy_env {
         spec.env.push((name.into(), value.into()));
     }
@@ -113,9 +118,6 @@ fn spec(
     let limit = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
     spec.ulimits =
         meta.ulimits.iter().map(|(name, soft, hard)| (name.clone(), limit(*soft), limit(*hard))).collect();
-    if let Some(device) = exec.devices.iter().find(|d| !d.optional) {
-        return Err(WorkerError::Unsupported(format!("the device {}", device.name)));
-    }
     for (place, mount) in exec.mounts.iter().enumerate().filter(|(_, m)| m.dest != "/") {
         if let Some(source) = mount_source(build, vertex, (place, mount), held)? {
             spec.mounts.push(BindMount {
@@ -125,6 +127,7 @@ fn spec(
             });
         }
     }
+    crate::cdi::apply(build.devices_of(vertex), &mut spec)?;
     Ok(spec)
 }
 
@@ -211,7 +214,7 @@ fn bind(
         Err(kiln_snapshotter::SnapshotError::NotFound(_)) => Err(WorkerError::NotFound {
             path: mount.selector.clone(),
             place: "what is mounted".to_owned(),
-            ignored: false,
+            around: Box::default(),
         }),
         Err(e) => Err(e.into()),
     }
@@ -234,7 +237,7 @@ pub(crate) fn copy_of_local(
         return Err(WorkerError::NotFound {
             path: String::from_utf8_lossy(selector).into_owned(),
             place: view.place(),
-            ignored: view.hides(&path),
+            around: Box::new(Absence::of(&view, &path)),
         });
     }
     let filter = |relative: &[u8], is_dir: bool| {

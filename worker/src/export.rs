@@ -1,13 +1,16 @@
-//! Layers to blobs, images to manifests, and both to registries. It does not know what forms there are
-//! for files on this machine.
+//! Layers to blobs, images to manifests, several of them to an index, and all of it to registries. It does
+//! not know what forms there are for files on this machine.
 
 use crate::WorkerError;
-use crate::images::{Image, Images};
+use crate::images::{Image, Images, NamedImages};
 use crate::layer::{Layer, Stack};
 use crate::output::stopping::{self, Stopping};
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
-use kiln_oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest, MediaType, Reference};
+use kiln_oci::{
+    DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, ImageConfig, Index, Manifest, MediaType, Platform,
+    Reference,
+};
 use kiln_snapshotter::compress::{Compression, Encoder};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -49,6 +52,55 @@ pub(crate) struct Blobs {
 pub(crate) struct Documents {
     pub manifest: Manifest,
     pub manifest_bytes: Vec<u8>,
+}
+
+/// What leaves the machine under one name: an image, or an index of several.
+#[derive(Debug)]
+pub(crate) enum Release {
+    One(Box<Documents>),
+    Several { images: Vec<Documents>, media_type: MediaType, index: Vec<u8> },
+}
+
+impl Release {
+    /// An index of images, in this order.
+    pub fn index(images: Vec<(Platform, Documents)>) -> Release {
+        let listed = |(platform, documents): &(Platform, Documents)| Descriptor {
+            platform: Some(platform.clone()),
+            ..documents.descriptor()
+        };
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(MediaType::OciIndex),
+            manifests: images.iter().map(listed).collect(),
+            annotations: BTreeMap::new(),
+        };
+        let index = serde_json::to_vec(&index).unwrap_or_default();
+        let images = images.into_iter().map(|(_, documents)| documents).collect();
+        Release::Several { images, media_type: MediaType::OciIndex, index }
+    }
+
+    /// The descriptor of what the name stands for, and its bytes.
+    pub fn top(&self) -> (Descriptor, &[u8]) {
+        match self {
+            Release::One(documents) => (documents.descriptor(), &documents.manifest_bytes),
+            Release::Several { media_type, index, .. } => (Descriptor::of(media_type.clone(), index), index),
+        }
+    }
+
+    /// The images in it.
+    pub fn images(&self) -> &[Documents] {
+        match self {
+            Release::One(documents) => std::slice::from_ref(&**documents),
+            Release::Several { images, .. } => images,
+        }
+    }
+
+    /// Layers and configs of all images, each once.
+    pub fn blobs(&self) -> BTreeMap<Digest, &Descriptor> {
+        let manifests = self.images().iter().map(|documents| &documents.manifest);
+        let named = manifests.flat_map(|manifest| manifest.layers.iter().chain([&manifest.config]));
+        named.map(|blob| (blob.digest, blob)).collect()
+    }
 }
 
 impl Documents {
@@ -206,16 +258,15 @@ impl Exporter<'_> {
         Ok(Documents { manifest, manifest_bytes })
     }
 
-    /// Pushes blobs, config and, last of all, the manifest. Gives the manifest's digest.
+    /// Pushes blobs, configs, the manifests that an index lists and, last of all, what the name stands for.
+    /// Gives its digest.
     pub fn push(
         &self,
-        documents: &Documents,
+        release: &Release,
         to: &Reference,
         mount_from: &[String],
     ) -> Result<Digest, WorkerError> {
-        let named = documents.manifest.layers.iter().chain([&documents.manifest.config]);
-        let blobs: BTreeMap<Digest, &Descriptor> = named.map(|blob| (blob.digest, blob)).collect();
-        let blobs: Vec<&Descriptor> = blobs.into_values().collect();
+        let blobs: Vec<&Descriptor> = release.blobs().into_values().collect();
         let next = AtomicUsize::new(0);
         let push_some = || -> Result<(), WorkerError> {
             while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -232,35 +283,57 @@ impl Exporter<'_> {
             let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
             results.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
         })?;
-        let media_type = documents.descriptor().media_type;
-        self.images.network(self.images.client.push_manifest(to, &media_type, &documents.manifest_bytes))
+        let put = |to: &Reference, descriptor: Descriptor, bytes: &[u8]| {
+            self.images.network(self.images.client.push_manifest(to, &descriptor.media_type, bytes))
+        };
+        if let Release::Several { images, .. } = release {
+            for documents in images {
+                let descriptor = documents.descriptor();
+                put(&to.with_digest(descriptor.digest), descriptor, &documents.manifest_bytes)?;
+            }
+        }
+        let (descriptor, bytes) = release.top();
+        put(to, descriptor, bytes)
     }
 
-    /// Pushes an image of the store; its manifest as it is, where it has one.
-    pub fn push_image(&self, image: &Image, to: &Reference) -> Result<Digest, WorkerError> {
-        let stack = image.stack();
-        let documents = match &image.manifest {
-            Some((media_type, bytes)) => {
-                self.images.blobs(image)?;
-                let manifest: Manifest = serde_json::from_slice(bytes)
-                    .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
-                let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
-                Documents { manifest, manifest_bytes: bytes.clone() }
-            }
-            None => {
-                let blobs = self.blobs(&stack, Compress::Gzip, false, None)?;
-                self.documents(&image.config, blobs.descriptors, false, BTreeMap::new())?
-            }
+    /// Pushes what the store has under a name: its manifests and its index as they are, where it has them.
+    pub fn push_named(&self, named: &NamedImages, to: &Reference) -> Result<Digest, WorkerError> {
+        let mut documents = Vec::new();
+        for (_, image) in &named.images {
+            documents.push(self.documents_of(image, to)?);
+        }
+        let release = match named.row.index() {
+            Some((digest, media_type)) => Release::Several {
+                images: documents,
+                media_type: media_type.clone(),
+                index: self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?,
+            },
+            None => match documents.pop() {
+                Some(only) => Release::One(Box::new(only)),
+                None => return Err(WorkerError::NoImage(named.row.name.clone())),
+            },
         };
-        let name = format!("pushing {to}");
-        self.task(&name, || self.push(&documents, to, &mount_sources(&stack, to)))
+        let stacks: Vec<Stack> = named.images.iter().map(|(_, image)| image.stack()).collect();
+        self.task(&format!("pushing {to}"), || self.push(&release, to, &mount_sources(&stacks, to)))
+    }
+
+    fn documents_of(&self, image: &Image, to: &Reference) -> Result<Documents, WorkerError> {
+        let Some((media_type, bytes)) = &image.manifest else {
+            let blobs = self.blobs(&image.stack(), Compress::Gzip, false, None)?;
+            return self.documents(&image.config, blobs.descriptors, false, BTreeMap::new());
+        };
+        self.images.blobs(image)?;
+        let manifest: Manifest = serde_json::from_slice(bytes)
+            .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
+        let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
+        Ok(Documents { manifest, manifest_bytes: bytes.clone() })
     }
 }
 
-/// The repositories of a registry that layers of the stack came from.
-pub(crate) fn mount_sources(stack: &Stack, to: &Reference) -> Vec<String> {
+/// The repositories of a registry that layers of the stacks came from.
+pub(crate) fn mount_sources(stacks: &[Stack], to: &Reference) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for origin in stack.0.iter().filter_map(|l| l.origin.as_ref()) {
+    for origin in stacks.iter().flat_map(|stack| stack.0.iter()).filter_map(|l| l.registry_image()) {
         let name = origin.repository().to_owned();
         if origin.registry() == to.registry() && name != to.repository() && !names.contains(&name) {
             names.push(name);

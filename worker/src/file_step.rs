@@ -6,6 +6,7 @@ use crate::build::Build;
 use crate::error::CopyError;
 use crate::exec_step::add_layer;
 use crate::layer::Stack;
+use crate::progress::{Notice, Progress};
 use crate::selection::{Filter, Match, matches};
 use crate::view::View;
 use kiln_snapshotter::components;
@@ -25,6 +26,20 @@ struct Work {
     active: Active,
     overlay: Overlay,
     tree: Tree,
+}
+
+/// Where an action is done, and for which step.
+struct Place<'a> {
+    build: &'a Build<'a>,
+    vertex: VertexId,
+    work: &'a Work,
+}
+
+impl Place<'_> {
+    fn notice(&self, notice: Notice<'_>) {
+        let lines = &self.build.vertex(self.vertex).metadata.lines;
+        self.build.progress.send(Progress::Notice { vertex: self.vertex, lines, notice });
+    }
 }
 
 /// Does the actions and gives, for each output, what they added.
@@ -79,6 +94,7 @@ fn perform(
     kind: &FileActionKind,
     work: &Work,
 ) -> Result<(), WorkerError> {
+    let place = Place { build, vertex, work };
     match kind {
         FileActionKind::Copy(copy) => {
             let source = match (secondary, earlier) {
@@ -86,15 +102,15 @@ fn perform(
                 (_, Some(earlier)) => Source::of_work(earlier)?,
                 _ => Source::empty(build)?,
             };
-            do_copy(&source, copy, work)
+            do_copy(&place, &source, copy)
         }
         FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns } => {
-            let owner = owner_ids(work, owner.as_ref())?.unwrap_or((0, 0));
+            let owner = owner_ids(&place, owner.as_ref())?.unwrap_or((0, 0));
             let mut data = data.as_slice();
             Ok(work.tree.write_file(path.as_bytes(), *mode, Some(owner), time(*timestamp_ns), &mut data)?)
         }
         FileActionKind::Mkdir { path, mode, make_parents: _, owner, timestamp_ns } => {
-            let owner = owner_ids(work, owner.as_ref())?;
+            let owner = owner_ids(&place, owner.as_ref())?;
             work.tree.make_dirs(path.as_bytes(), *mode, owner, time(*timestamp_ns))?;
             Ok(())
         }
@@ -165,12 +181,13 @@ impl Source {
     }
 }
 
-fn do_copy(source: &Source, copy: &CopyAction, work: &Work) -> Result<(), WorkerError> {
+fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), WorkerError> {
+    let work = place.work;
     let local_owner = match &source.tree {
         SourceTree::Local(local) => local.owner(),
         SourceTree::Mounted(_) => None,
     };
-    let asked = owner_ids(work, copy.owner.as_ref())?;
+    let asked = owner_ids(place, copy.owner.as_ref())?;
     let mode = match &copy.mode {
         Some(text) => {
             Some(ModeChange::parse(text).map_err(|_| WorkerError::Copy(CopyError::Mode(text.clone())))?)
@@ -178,7 +195,11 @@ fn do_copy(source: &Source, copy: &CopyAction, work: &Work) -> Result<(), Worker
         None => None,
     };
     let filter = Filter::of(copy)?;
+    let mut made = Vec::new();
     for found in matches(&source.view, copy)? {
+        if copy.timestamp_ns.is_some() {
+            note_missing(&work.tree, copy.dest.as_bytes(), &mut made)?;
+        }
         if copy.attempt_unpack && unpack(source, &found, copy, asked, work)? {
             continue;
         }
@@ -198,6 +219,27 @@ fn do_copy(source: &Source, copy: &CopyAction, work: &Work) -> Result<(), Worker
             ..CopyOptions::default()
         };
         copy_tree(source.tree(), &found.path, &work.tree, &dest, &options)?;
+    }
+    // What was put into the folders that were made has changed their times.
+    for (folder, mtime) in made.iter().rev().zip(std::iter::repeat(time(copy.timestamp_ns))) {
+        if let (Some(mtime), Ok(stat)) = (mtime, work.tree.stat(folder, false))
+            && stat.kind == NodeType::Directory
+        {
+            work.tree.set_directory_mtime(folder, mtime)?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes the folders of a path that are not there yet.
+fn note_missing(tree: &Tree, path: &[u8], made: &mut Vec<Vec<u8>>) -> Result<(), WorkerError> {
+    let parts: Vec<&[u8]> = components(path).collect();
+    for length in 1..=parts.len() {
+        let folder = tree.resolve(&parts[..length].join(&b'/'))?;
+        let is_missing = matches!(tree.stat(&folder, false), Err(SnapshotError::NotFound(_)));
+        if is_missing && !made.contains(&folder) {
+            made.push(folder);
+        }
     }
     Ok(())
 }
@@ -256,13 +298,16 @@ fn unpack(
 
 /// The numbers of an owner, names looked up in the tree that is changed. As in BuildKit a user that the
 /// tree's list lacks is root, and a group that it lacks is the user's own; but there must be a list.
-fn owner_ids(work: &Work, owner: Option<&Chown>) -> Result<Option<(u32, u32)>, WorkerError> {
+fn owner_ids(place: &Place<'_>, owner: Option<&Chown>) -> Result<Option<(u32, u32)>, WorkerError> {
     let Some(Chown { user, group }) = owner else { return Ok(None) };
     let (uid, own_group) = match user {
         None => (0, 0),
         Some(Principal::Id(id)) => (*id, *id),
         Some(Principal::Name(name)) => {
-            let fields = look_up(work, b"etc/passwd", name)?;
+            let fields = look_up(place.work, b"etc/passwd", name)?;
+            if fields.is_empty() {
+                place.notice(Notice::UnknownUser(name));
+            }
             (number(&fields, 2).unwrap_or(0), number(&fields, 3).unwrap_or(0))
         }
     };
@@ -270,7 +315,13 @@ fn owner_ids(work: &Work, owner: Option<&Chown>) -> Result<Option<(u32, u32)>, W
         None => own_group,
         Some(Principal::Id(id)) => *id,
         Some(Principal::Name(name)) if name.is_empty() => 0,
-        Some(Principal::Name(name)) => number(&look_up(work, b"etc/group", name)?, 2).unwrap_or(own_group),
+        Some(Principal::Name(name)) => {
+            let fields = look_up(place.work, b"etc/group", name)?;
+            if fields.is_empty() {
+                place.notice(Notice::UnknownGroup(name));
+            }
+            number(&fields, 2).unwrap_or(own_group)
+        }
     };
     Ok(Some((uid, gid)))
 }

@@ -1,14 +1,19 @@
-//! Images: what a reference stands for, in the store or at a registry, and their layers brought here.
+//! Images: what a name stands for, in the store, at a registry or in a folder, and their layers brought here.
 //! It does not know what a build does with them.
 
+mod stored;
+
+pub use stored::NamedImages;
+
+use crate::image_name::ImageName;
 use crate::layer::{Layer, Stack};
-use crate::meta::{ImageRow, LayerRow};
+use crate::meta::LayerRow;
 use crate::output::stopping::STOP_LOOK;
 use crate::store::Store;
 use crate::{Transfer, WorkerError};
 use kiln_oci::{
-    DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType,
-    Platform, Reference,
+    DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, ImageFolder, LayoutError,
+    LayoutReference, Manifest, MediaType, Platform, Reference,
 };
 use kiln_registry::{Client, RegistryError};
 use kiln_runner::CancelToken;
@@ -16,6 +21,7 @@ use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -25,12 +31,14 @@ use tokio::runtime::Runtime;
 const PIECES_MAX: usize = 64;
 /// Layers of one image that are fetched and unpacked at once.
 const LAYERS_AT_ONCE: usize = 4;
+/// What is read of a blob at once, from a folder.
+const PIECE_BYTES: usize = 64 << 10;
 
-/// What a reference stands for.
+/// What a name stands for.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// As it was asked for, normalised.
-    pub reference: Reference,
+    pub name: ImageName,
     /// What it is pinned to: the manifest's digest, or the config's of an image that only the store has.
     pub digest: Digest,
     /// The digest of the index or manifest that the reference itself stands for.
@@ -48,7 +56,7 @@ pub struct Image {
 #[derive(Clone, Debug)]
 struct ImageLayer {
     diff_id: DiffId,
-    blob: Option<(Descriptor, Reference)>,
+    blob: Option<(Descriptor, ImageName)>,
 }
 
 /// Access to images.
@@ -62,6 +70,11 @@ pub(crate) struct Images<'a> {
 }
 
 impl Image {
+    /// Whether `name`, which is pinned, is a name of this image.
+    pub fn is_called(&self, name: &ImageName) -> bool {
+        name.digest() == Some(self.digest) && name.is_beside(&self.name)
+    }
+
     /// Its layers, as a result of a step.
     pub(crate) fn stack(&self) -> Stack {
         let layer = |layer: &ImageLayer| {
@@ -86,48 +99,21 @@ impl<'a> Images<'a> {
 }
 
 impl Images<'_> {
-    /// What `reference` stands for on `platform`: in the store, unless `pull` says to ask the registry, or
-    /// at its registry.
-    pub fn resolve(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-        pull: bool,
-    ) -> Result<Image, WorkerError> {
-        if !pull && let Some(row) = self.store.meta.image(&reference.to_string())? {
-            let image = self.of_store(reference, &row)?;
-            if platform.rank(&image.config.platform()).is_some() {
-                return Ok(image);
+    /// What `name` stands for on `platform`: in the store, unless `pull` says to ask the registry, or
+    /// at its registry; or in its folder.
+    pub fn resolve(&self, name: &ImageName, platform: &Platform, pull: bool) -> Result<Image, WorkerError> {
+        let reference = match name {
+            ImageName::Registry(reference) => reference,
+            ImageName::Layout(layout) => {
+                let (descriptor, bytes) = self.document_of_layout(layout, platform)?;
+                return self.read_document(name, platform, descriptor, &bytes);
             }
+        };
+        if !pull && let Some(image) = self.stored(reference, platform)? {
+            return Ok(image);
         }
         let (descriptor, bytes) = self.document(reference)?;
-        self.read_document(reference, platform, descriptor, &bytes)
-    }
-
-    /// An image that the store has under a name.
-    pub fn of_store(&self, reference: &Reference, row: &ImageRow) -> Result<Image, WorkerError> {
-        let config = self.config(reference, &self.store.content.read(&row.config, DOCUMENT_BYTES_MAX)?)?;
-        let manifest = match &row.manifest {
-            Some((digest, media_type)) => {
-                Some((media_type.clone(), self.store.content.read(digest, DOCUMENT_BYTES_MAX)?))
-            }
-            None => None,
-        };
-        let blobs = match &manifest {
-            Some((media_type, bytes)) => self.manifest(reference, media_type, bytes)?.layers,
-            None => Vec::new(),
-        };
-        let mut layers = Vec::new();
-        for (i, diff_id) in row.diff_ids.iter().enumerate() {
-            let blob = match blobs.get(i) {
-                Some(blob) => Some((blob.clone(), reference.clone())),
-                None => self.remembered(diff_id)?,
-            };
-            layers.push(ImageLayer { diff_id: *diff_id, blob });
-        }
-        let digest = row.manifest.as_ref().map_or(row.config, |m| m.0);
-        let reference = reference.clone();
-        Ok(Image { reference, digest, top: digest, config, config_digest: row.config, manifest, layers })
+        self.read_document(name, platform, descriptor, &bytes)
     }
 
     /// Waits for the network, but no longer than the user does.
@@ -146,13 +132,6 @@ impl Images<'_> {
         })
     }
 
-    /// Where a layer of a named image was left, if it was.
-    fn remembered(&self, diff_id: &DiffId) -> Result<Option<(Descriptor, Reference)>, WorkerError> {
-        let Some(blob) = self.store.meta.blob(diff_id, "pulled")? else { return Ok(None) };
-        let origin = self.store.meta.origin(diff_id)?.and_then(|text| text.parse().ok());
-        Ok(origin.map(|origin| (blob, origin)))
-    }
-
     /// The manifest or index of a reference: only its digest is asked for where the store has the bytes.
     fn document(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), WorkerError> {
         let pinned = reference.digest().and_then(|digest| {
@@ -166,14 +145,42 @@ impl Images<'_> {
         if let Ok(bytes) = self.store.content.read(&now.digest, DOCUMENT_BYTES_MAX) {
             return Ok((Descriptor { size: bytes.len() as u64, ..now }, bytes));
         }
-        self.fetched_document(&reference.with_digest(now.digest), &now.media_type)
+        self.fetched_document(&reference.with_digest(now.digest).into(), &now.media_type)
+    }
+
+    /// The manifest or index of an image in a folder.
+    fn document_of_layout(
+        &self,
+        layout: &LayoutReference,
+        platform: &Platform,
+    ) -> Result<(Descriptor, Vec<u8>), WorkerError> {
+        let folder = ImageFolder::open(Path::new(&layout.path))?;
+        if let Some(digest) = layout.digest {
+            let bytes = folder.read(&digest, DOCUMENT_BYTES_MAX)?;
+            let listed = folder.listed(&digest).map(|descriptor| descriptor.media_type.clone());
+            return Ok((Descriptor::of(listed.unwrap_or_else(|| own_media_type(&bytes)), &bytes), bytes));
+        }
+        let found = match <[Descriptor; 1]>::try_from(folder.find(layout.tag.as_deref())?) {
+            Ok([only]) => only,
+            Err(manifests) => choose(&ImageName::Layout(layout.clone()), platform, &manifests)?,
+        };
+        let bytes = folder.read(&found.digest, DOCUMENT_BYTES_MAX)?;
+        Ok((Descriptor { size: bytes.len() as u64, ..found }, bytes))
     }
 
     fn fetched_document(
         &self,
-        pinned: &Reference,
+        name: &ImageName,
         known: &MediaType,
     ) -> Result<(Descriptor, Vec<u8>), WorkerError> {
+        let pinned = match name {
+            ImageName::Registry(reference) => reference,
+            ImageName::Layout(layout) => {
+                let digest = layout.digest.ok_or_else(|| WorkerError::NoImage(name.to_string()))?;
+                let bytes = ImageFolder::open(Path::new(&layout.path))?.read(&digest, DOCUMENT_BYTES_MAX)?;
+                return Ok((Descriptor::of(known.clone(), &bytes), bytes));
+            }
+        };
         if let Some(digest) = pinned.digest()
             && let Ok(bytes) = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)
         {
@@ -181,74 +188,81 @@ impl Images<'_> {
         }
         let (descriptor, bytes) = self.network(self.client.manifest(pinned))?;
         // Checked before it is kept: a bad answer must not be found here later.
-        Document::parse(&bytes, &descriptor.media_type).map_err(|e| document_error(pinned, e))?;
+        Document::parse(&bytes, &descriptor.media_type).map_err(|e| document_error(name, e))?;
         self.store.content.put(&bytes)?;
         Ok((descriptor, bytes))
     }
 
     fn read_document(
         &self,
-        reference: &Reference,
+        name: &ImageName,
         platform: &Platform,
         top: Descriptor,
         bytes: &[u8],
     ) -> Result<Image, WorkerError> {
-        let parsed = Document::parse(bytes, &top.media_type).map_err(|e| document_error(reference, e))?;
+        let parsed = Document::parse(bytes, &top.media_type).map_err(|e| document_error(name, e))?;
         let (descriptor, bytes, manifest) = match parsed {
             Document::Manifest(manifest) => (top.clone(), bytes.to_vec(), *manifest),
             Document::Index(index) => {
-                let chosen = choose(reference, platform, &index)?;
-                let pinned = reference.with_digest(chosen.digest);
+                let chosen = choose(name, platform, &index.manifests)?;
+                let pinned = name.with_digest(chosen.digest);
                 let (descriptor, bytes) = self.fetched_document(&pinned, &chosen.media_type)?;
-                let manifest = self.manifest(reference, &descriptor.media_type, &bytes)?;
+                let manifest = self.manifest(name, &descriptor.media_type, &bytes)?;
                 (descriptor, bytes, manifest)
             }
         };
-        let config_bytes = self.small_blob(reference, &manifest.config)?;
-        let config = self.config(reference, &config_bytes)?;
+        let config_bytes = self.small_blob(name, &manifest.config)?;
+        let config = self.config(name, &config_bytes)?;
         let diff_ids = &config.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
             let (layers, diff_ids) = (manifest.layers.len(), diff_ids.len());
-            return Err(WorkerError::LayerCount { reference: reference.to_string(), layers, diff_ids });
+            return Err(WorkerError::LayerCount { reference: name.to_string(), layers, diff_ids });
         }
         let layer = |(diff_id, blob): (&DiffId, &Descriptor)| {
-            let blob = Some((blob.clone(), reference.clone()));
+            let blob = Some((blob.clone(), name.clone()));
             ImageLayer { diff_id: *diff_id, blob }
         };
         let layers = diff_ids.iter().zip(&manifest.layers).map(layer).collect();
         let config_digest = manifest.config.digest;
         let manifest = Some((descriptor.media_type.clone(), bytes));
-        let (reference, digest) = (reference.clone(), descriptor.digest);
-        Ok(Image { reference, digest, top: top.digest, config, config_digest, manifest, layers })
+        let (name, digest) = (name.clone(), descriptor.digest);
+        Ok(Image { name, digest, top: top.digest, config, config_digest, manifest, layers })
     }
 
     fn manifest(
         &self,
-        reference: &Reference,
+        name: &ImageName,
         media_type: &MediaType,
         bytes: &[u8],
     ) -> Result<Manifest, WorkerError> {
-        match Document::parse(bytes, media_type).map_err(|e| document_error(reference, e))? {
+        match Document::parse(bytes, media_type).map_err(|e| document_error(name, e))? {
             Document::Manifest(manifest) => Ok(*manifest),
             Document::Index(_) => {
                 let source = kiln_oci::DocumentError::Unsupported(media_type.clone());
-                Err(document_error(reference, source))
+                Err(document_error(name, source))
             }
         }
     }
 
-    fn config(&self, reference: &Reference, bytes: &[u8]) -> Result<ImageConfig, WorkerError> {
+    fn config(&self, name: &ImageName, bytes: &[u8]) -> Result<ImageConfig, WorkerError> {
         serde_json::from_slice(bytes)
-            .map_err(|source| WorkerError::Config { reference: reference.to_string(), source })
+            .map_err(|source| WorkerError::Config { reference: name.to_string(), source })
     }
 
-    fn small_blob(&self, reference: &Reference, descriptor: &Descriptor) -> Result<Vec<u8>, WorkerError> {
+    fn small_blob(&self, name: &ImageName, descriptor: &Descriptor) -> Result<Vec<u8>, WorkerError> {
         if self.store.content.has(descriptor)
             && let Ok(bytes) = self.store.content.read(&descriptor.digest, DOCUMENT_BYTES_MAX)
         {
             return Ok(bytes);
         }
-        let bytes = self.network(self.client.blob_bytes(reference, descriptor, DOCUMENT_BYTES_MAX))?;
+        let bytes = match name {
+            ImageName::Registry(reference) => {
+                self.network(self.client.blob_bytes(reference, descriptor, DOCUMENT_BYTES_MAX))?
+            }
+            ImageName::Layout(layout) => {
+                ImageFolder::open(Path::new(&layout.path))?.read(&descriptor.digest, DOCUMENT_BYTES_MAX)?
+            }
+        };
         self.store.content.put(&bytes)?;
         Ok(bytes)
     }
@@ -317,10 +331,14 @@ impl Images<'_> {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Remembers where the layers of a stack that were left at their registries are to be had.
+    /// Remembers where the layers of a stack that were left at their registries are to be had. Those that
+    /// were left in a folder are brought here: folders come and go.
     pub fn remember_origins(&self, stack: &Stack) -> Result<(), WorkerError> {
         for layer in stack.0.iter() {
             if let (Some(blob), Some(origin)) = (&layer.blob, &layer.origin) {
+                if layer.snapshot.get().is_none() && layer.registry_image().is_none() {
+                    self.blob_of(layer)?;
+                }
                 self.store.meta.add_blob(&layer.diff_id, "pulled", blob)?;
                 self.store.meta.set_origin(&layer.diff_id, &origin.to_string())?;
             }
@@ -380,7 +398,7 @@ impl Images<'_> {
     /// Fetches a blob into the content store, verified; its bytes go to `copy` as well.
     fn fetch(
         &self,
-        origin: &Reference,
+        origin: &ImageName,
         blob: &Descriptor,
         copy: Option<SyncSender<Vec<u8>>>,
     ) -> Result<(), WorkerError> {
@@ -399,8 +417,31 @@ impl Images<'_> {
             }
             Ok(())
         };
-        self.network(self.client.pull_blob(origin, blob, &mut on_bytes))?;
-        Ok(writer.commit_verified_as(blob)?)
+        match origin {
+            ImageName::Registry(reference) => {
+                self.network(self.client.pull_blob(reference, blob, &mut on_bytes))?;
+                Ok(writer.commit_verified_as(blob)?)
+            }
+            ImageName::Layout(layout) => {
+                let folder = ImageFolder::open(Path::new(&layout.path))?;
+                let path = folder.path_of(&blob.digest);
+                let mut file = folder.blob(&blob.digest)?;
+                let mut piece = vec![0; PIECE_BYTES];
+                loop {
+                    if self.cancel.is_cancelled() {
+                        return Err(WorkerError::Canceled);
+                    }
+                    match file.read(&mut piece).map_err(WorkerError::io("read", &path))? {
+                        0 => break,
+                        n => on_bytes(&piece[..n]).map_err(WorkerError::io("keep", &path))?,
+                    }
+                }
+                writer.commit_verified_as(blob).map_err(|error| match error {
+                    LayoutError::Mismatch { got, .. } => folder.mismatch(&blob.digest, got).into(),
+                    other => other.into(),
+                })
+            }
+        }
     }
 
     /// Sees to it that the blobs of an image's layers are here, without unpacking them.
@@ -424,8 +465,8 @@ impl Images<'_> {
     }
 }
 
-fn document_error(reference: &Reference, source: kiln_oci::DocumentError) -> WorkerError {
-    WorkerError::Document { reference: reference.to_string(), source }
+fn document_error(name: &ImageName, source: kiln_oci::DocumentError) -> WorkerError {
+    WorkerError::Document { reference: name.to_string(), source }
 }
 
 fn own_media_type(bytes: &[u8]) -> MediaType {
@@ -437,12 +478,18 @@ fn own_media_type(bytes: &[u8]) -> MediaType {
     }
 }
 
-/// The manifest of an index that serves a platform best. Attestations are no images.
-fn choose(reference: &Reference, platform: &Platform, index: &Index) -> Result<Descriptor, WorkerError> {
-    let images = index
-        .manifests
-        .iter()
-        .filter(|d| d.media_type.is_manifest() && !d.annotations.contains_key("vnd.docker.reference.type"));
+/// Whether what an index lists is an image. Attestations are none.
+fn is_image(listed: &Descriptor) -> bool {
+    listed.media_type.is_manifest() && !listed.annotations.contains_key("vnd.docker.reference.type")
+}
+
+/// The one of several manifests that serves a platform best.
+fn choose(
+    name: &ImageName,
+    platform: &Platform,
+    manifests: &[Descriptor],
+) -> Result<Descriptor, WorkerError> {
+    let images = manifests.iter().filter(|d| is_image(d));
     let best = images
         .clone()
         .filter_map(|d| Some((d.platform.as_ref().map_or(Some(100), |have| platform.rank(have))?, d)))
@@ -451,16 +498,12 @@ fn choose(reference: &Reference, platform: &Platform, index: &Index) -> Result<D
         Some((_, descriptor)) => Ok(descriptor.clone()),
         None => {
             let has = images.filter_map(|d| d.platform.as_ref()).map(Platform::to_string).collect();
-            Err(WorkerError::NoPlatform {
-                reference: reference.to_string(),
-                platform: platform.to_string(),
-                has,
-            })
+            Err(WorkerError::NoPlatform { reference: name.to_string(), platform: platform.to_string(), has })
         }
     }
 }
 
-fn compression_of(origin: &Reference, media_type: &MediaType) -> Result<Compression, WorkerError> {
+fn compression_of(origin: &ImageName, media_type: &MediaType) -> Result<Compression, WorkerError> {
     match media_type {
         MediaType::OciLayer | MediaType::DockerLayer => Ok(Compression::None),
         MediaType::OciLayerGzip | MediaType::DockerLayerGzip => Ok(Compression::Gzip),

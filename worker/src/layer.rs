@@ -1,6 +1,7 @@
 //! Layers as results of steps: what stack of them a vertex's output is.
 //! It does not know how they came about.
 
+use crate::image_name::ImageName;
 use crate::meta::LayerRow;
 use kiln_oci::{ChainId, Descriptor, DiffId, Hasher, Reference};
 use kiln_snapshotter::SnapshotId;
@@ -16,10 +17,10 @@ pub(crate) struct Layer {
     pub content: ContentId,
     /// Its snapshot, as soon as it is unpacked.
     pub snapshot: OnceLock<SnapshotId>,
-    /// Its blob at the registry that it comes from.
+    /// Its blob where it comes from.
     pub blob: Option<Descriptor>,
     /// The image that it comes from.
-    pub origin: Option<Reference>,
+    pub origin: Option<ImageName>,
     /// When it was made here.
     pub created_s: Option<i64>,
 }
@@ -38,9 +39,17 @@ impl Layer {
     }
 
     /// A layer of an image, not looked for here yet.
-    pub fn of_image(diff_id: DiffId, blob: Option<Descriptor>, origin: Option<Reference>) -> Layer {
+    pub fn of_image(diff_id: DiffId, blob: Option<Descriptor>, origin: Option<ImageName>) -> Layer {
         let content = ContentId(diff_id.0);
         Layer { diff_id, content, snapshot: OnceLock::new(), blob, origin, created_s: None }
+    }
+
+    /// The image at a registry that it comes from.
+    pub fn registry_image(&self) -> Option<&Reference> {
+        match self.origin.as_ref()? {
+            ImageName::Registry(reference) => Some(reference),
+            ImageName::Layout(_) => None,
+        }
     }
 }
 

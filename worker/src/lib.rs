@@ -1,12 +1,16 @@
 //! Performs each action of a build; keeps cache records and images; writes results where they must end.
 //! It does not know Dockerfiles, flags or terminals.
 
+mod absence;
 mod build;
 mod cache_mount;
+mod cdi;
+mod emulation;
 mod error;
 mod exec_step;
 mod export;
 mod file_step;
+mod image_name;
 mod images;
 mod layer;
 mod local;
@@ -21,12 +25,17 @@ mod store;
 mod view;
 mod worker;
 
+pub use absence::Absence;
+pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
+pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
 pub use export::Compress;
-pub use images::Image;
+pub use image_name::{ImageName, ImageNameError};
+pub use images::{Image, NamedImages};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
-pub use kiln_runner::CancelToken;
+pub use kiln_runner::{CancelToken, ExitStatus, RunError};
+pub use kiln_solver::Definition;
 pub use meta::ImageRow;
 pub use output::{Form, Output, write_whole};
-pub use progress::{Progress, ProgressSink, Transfer};
-pub use worker::{BuildRequest, BuildResult, LocalFolder, Worker};
+pub use progress::{Notice, Progress, ProgressSink, Transfer};
+pub use worker::{BuildRequest, BuildResult, LocalFolder, Target, Worker};

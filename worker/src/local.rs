@@ -15,6 +15,8 @@ pub(crate) struct LocalSource {
     path: PathBuf,
     tree: Tree,
     excludes: PatternList,
+    /// The same as they were given, to name one that leaves something out.
+    patterns: Vec<String>,
     memo: Memo,
     keeps_owners: bool,
 }
@@ -28,8 +30,10 @@ impl LocalSource {
         memo: Memo,
         keeps_owners: bool,
     ) -> Result<LocalSource, WorkerError> {
+        let patterns = excludes.to_vec();
         let excludes = PatternList::parse(excludes).map_err(|e| WorkerError::Copy(e.into()))?;
-        Ok(LocalSource { path: path.to_owned(), tree: Tree::open(path)?, excludes, memo, keeps_owners })
+        let path = path.to_owned();
+        Ok(LocalSource { tree: Tree::open(&path)?, path, excludes, patterns, memo, keeps_owners })
     }
 
     /// The files of a step that is going on, none of them ignored.
@@ -38,6 +42,7 @@ impl LocalSource {
             path: PathBuf::new(),
             tree,
             excludes: PatternList::default(),
+            patterns: Vec::new(),
             memo: Memo::default(),
             keeps_owners: true,
         }
@@ -73,6 +78,19 @@ impl LocalSource {
             Matched::Whole => true,
             Matched::Partly => !is_dir || !self.holds_something(path),
         }
+    }
+
+    /// The last pattern that leaves out `path`, if something is there.
+    pub fn excluded_by(&self, path: &[u8]) -> Option<String> {
+        let stat = self.tree.stat(path, false).ok()?;
+        if !self.is_ignored(path, stat.kind == NodeType::Directory) {
+            return None;
+        }
+        let leaves_out = |pattern: &&String| {
+            let alone = PatternList::parse([pattern.as_str()]);
+            !pattern.starts_with('!') && alone.is_ok_and(|alone| alone.matches(path))
+        };
+        self.patterns.iter().rfind(leaves_out).cloned()
     }
 
     /// Whether something beneath an excluded folder is let in again.

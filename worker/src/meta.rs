@@ -8,7 +8,7 @@
 //! origin   diff_id, reference                                       the image whose registry has that blob
 //! record   key, outputs                                             what a step added: layer ids, as JSON
 //! same     op, content, layer                                       what a command made before
-//! image    name, config, manifest, media_type, layers, created_s    names of images
+//! image    name, config, manifest, media_type, layers, created_s    names of images and of indexes of them
 //! memo     folder, entries                                          digests of a folder's files
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
 //! ```
@@ -91,14 +91,22 @@ impl LayerRow {
 pub struct ImageRow {
     /// The name, a normalised reference.
     pub name: String,
-    /// The digest of its config, which is its id.
-    pub config: Digest,
-    /// The digest and type of its manifest, where it has one: one that was pulled, pushed or exported.
+    /// Its id: the digest of its config, or of the index where the name stands for several images.
+    pub id: Digest,
+    /// The digest and type of its manifest, where it has one: one that was pulled, pushed or exported. An
+    /// index always has one, which is itself.
     pub manifest: Option<(Digest, MediaType)>,
-    /// Its layers.
+    /// Its layers; of an index, those of all its images, each once.
     pub diff_ids: Vec<DiffId>,
     /// When the name was set, in seconds since 1970.
     pub created_s: i64,
+}
+
+impl ImageRow {
+    /// The index that the name stands for, if it is one.
+    pub fn index(&self) -> Option<(Digest, &MediaType)> {
+        self.manifest.as_ref().filter(|(_, kind)| kind.is_index()).map(|(digest, kind)| (*digest, kind))
+    }
 }
 
 /// What the web gave for an address.
@@ -296,7 +304,7 @@ impl Meta {
         let layers = serde_json::json!(row.diff_ids).to_string();
         let values = params![
             row.name,
-            row.config.to_string(),
+            row.id.to_string(),
             row.manifest.as_ref().map(|m| m.0.to_string()),
             row.manifest.as_ref().map(|m| m.1.as_str().to_owned()),
             layers,
@@ -394,13 +402,7 @@ fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     let diff_ids = serde_json::from_str(&layers).map_err(|e| {
         rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, Box::new(e))
     })?;
-    Ok(ImageRow {
-        name: row.get(0)?,
-        config: parsed(1, &config)?,
-        manifest,
-        diff_ids,
-        created_s: row.get(5)?,
-    })
+    Ok(ImageRow { name: row.get(0)?, id: parsed(1, &config)?, manifest, diff_ids, created_s: row.get(5)? })
 }
 
 #[cfg(test)]
@@ -446,13 +448,13 @@ mod tests {
         let meta = Meta::open(&folder.path().join("meta.db"))?;
         let mut row = ImageRow {
             name: "x".into(),
-            config: Digest::of(b"1"),
+            id: Digest::of(b"1"),
             manifest: None,
             diff_ids: vec![],
             created_s: 1,
         };
         meta.set_image(&row)?;
-        row.config = Digest::of(b"2");
+        row.id = Digest::of(b"2");
         meta.set_image(&row)?;
         assert_eq!(meta.images()?, [row]);
         assert!(meta.remove_image("x")? && !meta.remove_image("x")?);

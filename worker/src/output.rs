@@ -10,14 +10,15 @@ mod whole;
 pub use whole::write_whole;
 
 use crate::WorkerError;
-use crate::export::{Compress, Documents, Exporter, config_bytes, mount_sources};
+use crate::export::{Compress, Exporter, Release, config_bytes, mount_sources};
 use crate::layer::Stack;
 use crate::meta::ImageRow;
 use crate::store::now_s;
-use crate::worker::{BuildRequest, BuildResult};
+use crate::worker::{BuildRequest, BuildResult, Target};
 use archive::archive;
+use files::Part;
 use finished::finished;
-use kiln_oci::{ImageConfig, Reference};
+use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Reference};
 use std::path::PathBuf;
 
 /// One output of a build.
@@ -31,6 +32,8 @@ pub struct Output {
     pub compress: Compress,
     /// Whether layers that are made here have no time after the source's date.
     pub rewrite_timestamp: bool,
+    /// Whether each platform's files go into a folder of their own; unless said, they do in an index.
+    pub platform_split: Option<bool>,
 }
 
 /// The forms of an output.
@@ -52,108 +55,181 @@ pub enum Form {
     CacheOnly,
 }
 
-/// Writes a result to all outputs of a request.
+/// An image of the result.
+struct Built<'a> {
+    target: &'a Target,
+    stack: Stack,
+    config: ImageConfig,
+}
+
+/// Writes a result to all outputs of a request: the stacks are those of its targets.
 pub(crate) fn write_all(
     exporter: &Exporter<'_>,
     request: &BuildRequest,
-    stack: &Stack,
+    stacks: Vec<Stack>,
     sync: bool,
 ) -> Result<BuildResult, WorkerError> {
     stopping::check(exporter.images.cancel)?;
-    let config = finished(request, stack);
-    let bytes = config_bytes(&config);
-    let config_digest = exporter.store.content.put(&bytes)?;
+    let with_config = |(target, stack)| {
+        let config = finished(target, &stack);
+        Built { target, stack, config }
+    };
+    let built: Vec<Built<'_>> = request.targets.iter().zip(stacks).map(with_config).collect();
+    let mut result = BuildResult::default();
+    for image in &built {
+        let digest = exporter.store.content.put(&config_bytes(&image.config))?;
+        result.config_digest = Some(digest).filter(|_| !request.is_index);
+    }
     if sync {
         // Names and archives are made only of what survives a loss of power.
         exporter.store.snapshots.sync()?;
         exporter.store.meta.mark_synced()?;
     }
-    let mut result = BuildResult { config_digest: Some(config_digest), ..BuildResult::default() };
     for output in &request.outputs {
         stopping::check(exporter.images.cancel)?;
-        let made = write(exporter, output, &config, request, stack)?;
-        if let Some(documents) = &made {
-            result.manifest = Some(documents.descriptor());
+        if let Some(release) = (Writer { exporter, request, built: &built, output }).write()? {
+            result.manifest = Some(release.top().0);
         }
         result.names.extend(output.names.iter().map(Reference::to_string));
     }
     Ok(result)
 }
 
-fn write(
-    exporter: &Exporter<'_>,
-    output: &Output,
-    config: &ImageConfig,
-    request: &BuildRequest,
-    stack: &Stack,
-) -> Result<Option<Documents>, WorkerError> {
-    let (annotations, epoch_s) = (&request.annotations, request.source_date_epoch_s);
-    let documents = |docker: bool| {
-        exporter.task("exporting layers", || {
-            let latest_s = epoch_s.filter(|_| output.rewrite_timestamp);
-            let blobs = exporter.blobs(stack, output.compress, docker, latest_s)?;
-            let mut config = config.clone();
-            config.rootfs.diff_ids = blobs.diff_ids;
-            exporter.documents(&config, blobs.descriptors, docker, annotations.clone())
-        })
-    };
-    match &output.form {
-        Form::CacheOnly => Ok(None),
-        Form::Store => {
-            store_names(exporter, output, config, stack)?;
-            Ok(None)
-        }
-        Form::Registry => {
-            let documents = documents(false)?;
-            for name in &output.names {
-                let mounts = mount_sources(stack, name);
-                exporter.task(&format!("pushing {name}"), || exporter.push(&documents, name, &mounts))?;
-            }
-            Ok(Some(documents))
-        }
-        Form::Oci(dest) => {
-            let documents = documents(false)?;
-            exporter.task("exporting to oci archive", || {
-                archive(exporter, output, &documents, dest.as_deref(), false)
-            })?;
-            Ok(Some(documents))
-        }
-        Form::Docker(dest) => {
-            let documents = documents(true)?;
-            exporter.task("exporting to docker archive", || {
-                archive(exporter, output, &documents, dest.as_deref(), true)
-            })?;
-            Ok(Some(documents))
-        }
-        Form::Tar(dest) => {
-            exporter.task("exporting to tar", || files::to_tar(exporter, stack, dest.as_deref()))?;
-            Ok(None)
-        }
-        Form::Local(dest) => {
-            exporter.task("exporting to folder", || files::to_folder(exporter, stack, dest))?;
-            Ok(None)
-        }
-    }
+/// Writes one output.
+struct Writer<'a> {
+    exporter: &'a Exporter<'a>,
+    request: &'a BuildRequest,
+    built: &'a [Built<'a>],
+    output: &'a Output,
 }
 
-fn store_names(
-    exporter: &Exporter<'_>,
-    output: &Output,
-    config: &ImageConfig,
-    stack: &Stack,
-) -> Result<(), WorkerError> {
-    let digest = exporter.store.content.put(&config_bytes(config))?;
-    exporter.images.remember_origins(stack)?;
-    for name in &output.names {
-        exporter.task(&format!("naming to {name}"), || {
-            exporter.store.meta.set_image(&ImageRow {
-                name: name.to_string(),
-                config: digest,
-                manifest: None,
-                diff_ids: stack.diff_ids(),
-                created_s: now_s(),
-            })
-        })?;
+impl Writer<'_> {
+    fn write(&self) -> Result<Option<Release>, WorkerError> {
+        let (exporter, output) = (self.exporter, self.output);
+        match &output.form {
+            Form::CacheOnly => Ok(None),
+            Form::Store if self.request.is_index => {
+                let release = self.release(false)?;
+                self.name_index(&release)?;
+                Ok(Some(release))
+            }
+            Form::Store => self.name_image().map(|()| None),
+            Form::Registry => {
+                let release = self.release(false)?;
+                let stacks: Vec<Stack> = self.built.iter().map(|image| image.stack.clone()).collect();
+                for name in &output.names {
+                    let mounts = mount_sources(&stacks, name);
+                    exporter.task(&format!("pushing {name}"), || exporter.push(&release, name, &mounts))?;
+                }
+                Ok(Some(release))
+            }
+            Form::Oci(dest) => {
+                let release = self.release(false)?;
+                exporter.task("exporting to oci archive", || {
+                    archive(exporter, output, &release, dest.as_deref(), false)
+                })?;
+                Ok(Some(release))
+            }
+            // What `docker load` reads has no word for platforms.
+            Form::Docker(_) if self.request.is_index => {
+                Err(WorkerError::Unsupported("type=docker for several platforms".to_owned()))
+            }
+            Form::Docker(dest) => {
+                let release = self.release(true)?;
+                exporter.task("exporting to docker archive", || {
+                    archive(exporter, output, &release, dest.as_deref(), true)
+                })?;
+                Ok(Some(release))
+            }
+            Form::Tar(dest) => {
+                let parts = self.parts();
+                exporter.task("exporting to tar", || files::to_tar(exporter, &parts, dest.as_deref()))?;
+                Ok(None)
+            }
+            Form::Local(dest) => {
+                let parts = self.parts();
+                exporter.task("exporting to folder", || files::to_folder(exporter, &parts, dest))?;
+                Ok(None)
+            }
+        }
     }
-    Ok(())
+
+    /// The documents of the result, which are in the content store then, as the layers' blobs are.
+    fn release(&self, docker: bool) -> Result<Release, WorkerError> {
+        let mut images = Vec::new();
+        for Built { target, stack, config } in self.built {
+            let task = match self.request.is_index {
+                true => format!("exporting layers {}", target.platform),
+                false => "exporting layers".to_owned(),
+            };
+            let documents = self.exporter.task(&task, || {
+                let latest_s = target.source_date_epoch_s.filter(|_| self.output.rewrite_timestamp);
+                let blobs = self.exporter.blobs(stack, self.output.compress, docker, latest_s)?;
+                let mut config = config.clone();
+                config.rootfs.diff_ids = blobs.diff_ids;
+                let annotations = self.request.annotations.clone();
+                self.exporter.documents(&config, blobs.descriptors, docker, annotations)
+            })?;
+            images.push((target.platform.clone(), documents));
+        }
+        if !self.request.is_index
+            && images.len() == 1
+            && let Some((_, only)) = images.pop()
+        {
+            return Ok(Release::One(Box::new(only)));
+        }
+        let release = Release::index(images);
+        self.exporter.store.content.put(release.top().1)?;
+        Ok(release)
+    }
+
+    /// The files of each image, and where they go.
+    fn parts(&self) -> Vec<Part> {
+        let is_split = self.output.platform_split.unwrap_or(self.request.is_index);
+        let part = |Built { target, stack, .. }: &'_ Built<'_>| Part {
+            platform: target.platform.to_string(),
+            stack: stack.clone(),
+            folder: is_split.then(|| target.platform.to_string().replace('/', "_")),
+            time_s: target.source_date_epoch_s.unwrap_or_default(),
+        };
+        self.built.iter().map(part).collect()
+    }
+
+    /// Gives the image its names. It has no manifest until it leaves.
+    fn name_image(&self) -> Result<(), WorkerError> {
+        for Built { stack, config, .. } in self.built {
+            self.exporter.images.remember_origins(stack)?;
+            self.name(Digest::of(&config_bytes(config)), None, stack.diff_ids())?;
+        }
+        Ok(())
+    }
+
+    /// Gives an index its names. It is whole then, as there is nothing else that could hold its images
+    /// together.
+    fn name_index(&self, release: &Release) -> Result<(), WorkerError> {
+        let (top, _) = release.top();
+        let mut diff_ids: Vec<DiffId> = Vec::new();
+        for diff_id in self.built.iter().flat_map(|image| image.stack.diff_ids()) {
+            if !diff_ids.contains(&diff_id) {
+                diff_ids.push(diff_id);
+            }
+        }
+        self.name(top.digest, Some((top.digest, top.media_type)), diff_ids)
+    }
+
+    fn name(
+        &self,
+        id: Digest,
+        manifest: Option<(Digest, MediaType)>,
+        diff_ids: Vec<DiffId>,
+    ) -> Result<(), WorkerError> {
+        for name in &self.output.names {
+            let (name, manifest, diff_ids) = (name.to_string(), manifest.clone(), diff_ids.clone());
+            self.exporter.task(&format!("naming to {name}"), || {
+                let created_s = now_s();
+                self.exporter.store.meta.set_image(&ImageRow { name, id, manifest, diff_ids, created_s })
+            })?;
+        }
+        Ok(())
+    }
 }

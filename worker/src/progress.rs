@@ -52,6 +52,24 @@ pub enum Progress<'a> {
     },
     /// Bytes of a blob came in.
     Transfer(Transfer<'a>),
+    /// A step goes on, but perhaps not as the user thinks.
+    Notice {
+        /// The step.
+        vertex: VertexId,
+        /// Its lines in the Dockerfile.
+        lines: &'a [(u32, u32)],
+        /// What it is.
+        notice: Notice<'a>,
+    },
+}
+
+/// What a step should be looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice<'a> {
+    /// The image has no such user: as in BuildKit root is the owner.
+    UnknownUser(&'a str),
+    /// The image has no such group: as in BuildKit it is that of the user.
+    UnknownGroup(&'a str),
 }
 
 /// Bytes of a blob that came in.

@@ -1,6 +1,7 @@
 //! What a vertex reads of one of its inputs, as a digest for its key. It does not know keys.
 
 use crate::WorkerError;
+use crate::absence::Absence;
 use crate::selection;
 use crate::view::View;
 use kiln_oci::{Digest, Hasher};
@@ -31,7 +32,7 @@ pub(crate) fn digest(vertex: &Vertex, input: usize, view: &View) -> Result<Diges
                     return Err(WorkerError::NotFound {
                         path: mount.selector.clone(),
                         place: view.place(),
-                        ignored: view.hides(&path),
+                        around: Box::new(Absence::of(view, &path)),
                     });
                 }
                 digests.push(selection::digest_of_all(view, &path)?);

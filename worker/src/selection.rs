@@ -5,13 +5,14 @@
 //! device, extended attributes and bytes; never times. It does not copy anything.
 
 use crate::WorkerError;
+use crate::absence::Absence;
 use crate::local::joined;
 use crate::view::{Node, View};
 use kiln_oci::{Digest, Hasher};
 use kiln_snapshotter::components;
 use kiln_snapshotter::{NodeType, Verdict};
 use kiln_solver::CopyAction;
-use kiln_solver::pattern::{Matched, PatternList, has_wildcard, wildcard_match};
+use kiln_solver::pattern::{Matched, PatternList, check_wildcards, has_wildcard, wildcard_match};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
@@ -89,7 +90,8 @@ pub(crate) fn matches(view: &View, copy: &CopyAction) -> Result<Vec<Match>, Work
 
 fn missing(view: &View, path: &str, resolved: &[u8]) -> WorkerError {
     let shown = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    WorkerError::NotFound { path: shown, place: view.place(), ignored: view.hides(resolved) }
+    let around = Box::new(Absence::of(view, resolved));
+    WorkerError::NotFound { path: shown, place: view.place(), around }
 }
 
 /// Go's `path.Clean` of an absolute path: `..` is taken away with what is before it.
@@ -118,6 +120,9 @@ fn unescaped(pattern: &str) -> String {
 fn expand(view: &View, copy: &CopyAction) -> Result<Vec<Match>, WorkerError> {
     let clean = lexically_clean(copy.src.as_bytes());
     let parts: Vec<&[u8]> = components(&clean).collect();
+    for part in &parts {
+        check_wildcards(part).map_err(|e| WorkerError::Copy(e.into()))?;
+    }
     let mut found = vec![Vec::new()];
     for (i, part) in parts.iter().enumerate() {
         let mut next = Vec::new();
@@ -308,8 +313,24 @@ mod tests {
         assert_eq!(names(&view, "d*/x"), ["d1/x"]);
         assert_eq!(names(&view, "../../d1"), ["d1"]);
         assert_eq!(names(&view, "no*"), [""; 0]);
-        assert!(matches!(matches(&view, &copy("b.txt")), Err(WorkerError::NotFound { ignored: true, .. })));
-        assert!(matches!(matches(&view, &copy("c.txt")), Err(WorkerError::NotFound { ignored: false, .. })));
+        assert!(matches!(matches(&view, &copy("d[")), Err(WorkerError::Copy(_))));
+    }
+
+    #[test]
+    fn what_is_missing_is_looked_for_around_it() {
+        let (_folder, view) =
+            view(&["Docs/Read.me", "src/main.rs", "src/b.sh", "a.sh"], &["*.sh", "**/*.sh", "!a"]);
+        let around = |src: &str| match matches(&view, &copy(src)) {
+            Err(WorkerError::NotFound { around, .. }) => *around,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(around("a.sh").ignored_by.as_deref(), Some("**/*.sh"));
+        assert_eq!(around("src/b.sh").ignored_by.as_deref(), Some("**/*.sh"));
+        let docs = around("docs/Read.me");
+        assert_eq!((docs.folder.as_str(), docs.missing.as_str()), ("/", "docs"));
+        assert_eq!(docs.siblings, ["Docs", "src"]);
+        assert_eq!(docs.elsewhere.as_deref(), Some("/Docs/Read.me"));
+        assert_eq!(around("nothing"), Absence { missing: "nothing".to_owned(), elsewhere: None, ..docs });
     }
 
     #[test]

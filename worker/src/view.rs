@@ -131,11 +131,11 @@ impl View {
         }
     }
 
-    /// Whether a path that is not there is only hidden by the ignore rules.
-    pub fn hides(&self, path: &[u8]) -> bool {
+    /// The pattern of the ignore rules that hides a path which is there otherwise.
+    pub fn excluded_by(&self, path: &[u8]) -> Option<String> {
         match self {
-            View::Local(local) => local.tree().stat(path, false).is_ok(),
-            View::Layers(_) => false,
+            View::Local(local) => local.excluded_by(path),
+            View::Layers(_) => None,
         }
     }
 }

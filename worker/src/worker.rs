@@ -2,17 +2,19 @@
 
 use crate::WorkerError;
 use crate::build::Build;
+use crate::cdi::DeviceAccess;
 use crate::export::Exporter;
-use crate::images::{Image, Images};
+use crate::image_name::ImageName;
+use crate::images::{Image, Images, NamedImages};
 use crate::meta::ImageRow;
 use crate::output::{self, Output};
 use crate::progress::{Progress, ProgressSink, Transfer};
 use crate::store::{Store, now_s, private_folder};
-use kiln_oci::{Digest, ImageConfig, MediaType, Platform, Reference};
+use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Platform, Reference};
 use kiln_registry::Client;
 use kiln_runner::CancelToken;
-use kiln_snapshotter::{CopyOptions, ExtractOptions, Tree, Verdict, copy_tree, extract_archive};
-use kiln_solver::{Definition, SourceOp};
+use kiln_snapshotter::{CopyOptions, ExtractOptions, NodeType, Tree, Verdict, copy_tree, extract_archive};
+use kiln_solver::{Definition, Edge, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -45,8 +47,10 @@ pub struct LocalFolder {
 pub struct BuildRequest {
     /// The graph.
     pub definition: Definition,
-    /// The result's config: all but its layers and times.
-    pub config: ImageConfig,
+    /// What is made of it: an image for each platform, in the order in which an index lists them.
+    pub targets: Vec<Target>,
+    /// Whether the result is an index, even of one image.
+    pub is_index: bool,
     /// The images that the graph names, by the identifier of their source.
     pub images: HashMap<String, Image>,
     /// The folders of local sources, by name.
@@ -55,18 +59,31 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of ssh agents, by id.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// Which of the host's devices steps may have.
+    pub devices: DeviceAccess,
     /// How many steps run at once at most.
     pub jobs: usize,
     /// The size of `/dev/shm` in bytes; 0 is the default.
     pub shm_size_bytes: u64,
     /// Empties the cache mounts that the build uses.
     pub empty_caches: bool,
-    /// The time that the result says it was made, in seconds since 1970; `None` is when it was.
-    pub source_date_epoch_s: Option<i64>,
-    /// Annotations of the result's manifest.
+    /// Annotations of the result's manifests.
     pub annotations: BTreeMap<String, String>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
+}
+
+/// An image that a build makes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The platform that it is for.
+    pub platform: Platform,
+    /// The output of the graph that it is; `None` is an empty file system.
+    pub edge: Option<Edge>,
+    /// Its config: all but its layers and times.
+    pub config: ImageConfig,
+    /// The time that it says it was made, in seconds since 1970; `None` is when it was.
+    pub source_date_epoch_s: Option<i64>,
 }
 
 impl BuildRequest {
@@ -74,15 +91,16 @@ impl BuildRequest {
     pub(crate) fn empty() -> BuildRequest {
         BuildRequest {
             definition: Definition::new(),
-            config: ImageConfig::default(),
+            targets: Vec::new(),
+            is_index: false,
             images: HashMap::new(),
             locals: BTreeMap::new(),
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
+            devices: DeviceAccess::default(),
             jobs: 1,
             shm_size_bytes: 0,
             empty_caches: false,
-            source_date_epoch_s: None,
             annotations: BTreeMap::new(),
             outputs: Vec::new(),
         }
@@ -92,12 +110,19 @@ impl BuildRequest {
 /// What a build made.
 #[derive(Clone, Debug, Default)]
 pub struct BuildResult {
-    /// The digest of the config: the image's id.
+    /// The digest of the config, unless the result is an index.
     pub config_digest: Option<Digest>,
-    /// The manifest, if an output made one: type, digest, size.
+    /// The manifest or index, if an output made one: type, digest, size.
     pub manifest: Option<kiln_oci::Descriptor>,
     /// The names that it was given.
     pub names: Vec<String>,
+}
+
+impl BuildResult {
+    /// The id: the config's digest, or the index's, which there is only if an output made it.
+    pub fn id(&self) -> Option<Digest> {
+        self.config_digest.or(self.manifest.as_ref().map(|manifest| manifest.digest))
+    }
 }
 
 impl Worker {
@@ -135,19 +160,18 @@ impl Worker {
         Ok(Images::new(&self.store, &self.client, self.runtime()?, transfer, cancel))
     }
 
-    /// What references stand for, all asked at once; with `pull`, the store's own names don't count.
-    pub fn resolve(&self, wanted: &[(Reference, Platform)], pull: bool) -> Vec<Result<Image, WorkerError>> {
+    /// What names stand for, all asked at once; with `pull`, the store's own names don't count.
+    pub fn resolve(&self, wanted: &[(ImageName, Platform)], pull: bool) -> Vec<Result<Image, WorkerError>> {
         let silent = |_: Transfer<'_>| {};
         let images = match self.images(&silent, &self.cancel) {
             Ok(images) => images,
             Err(e) => return vec![Err(e)],
         };
-        if let [(reference, platform)] = wanted {
-            return vec![images.resolve(reference, platform, pull)];
+        if let [(name, platform)] = wanted {
+            return vec![images.resolve(name, platform, pull)];
         }
         std::thread::scope(|scope| {
-            let ask =
-                |(reference, platform): &(Reference, Platform)| images.resolve(reference, platform, pull);
+            let ask = |(name, platform): &(ImageName, Platform)| images.resolve(name, platform, pull);
             let threads: Vec<_> = wanted.iter().map(|w| scope.spawn(move || ask(w))).collect();
             let lost = || Err(WorkerError::Panicked);
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
@@ -178,10 +202,10 @@ impl Worker {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel);
-        let stack = build.run()?;
+        let stacks = build.run()?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
         let sync = build.made_something();
-        output::write_all(&exporter, request, &stack, sync)
+        output::write_all(&exporter, request, stacks, sync)
     }
 
     /// A folder that is gone when it is dropped, for what is needed during one build.
@@ -224,15 +248,48 @@ impl Worker {
             std::io::copy(&mut tree.open_file(name)?, &mut to).map_err(WorkerError::io("write", dest))?;
             return Ok(false);
         }
-        let all = |_: &[u8], _: bool| Verdict::Include;
-        copy_tree(
-            &tree,
-            b"",
-            &Tree::open(dest)?,
-            b"",
-            &CopyOptions { filter: &all, ..CopyOptions::default() },
-        )?;
+        copy_all(&tree, dest)?;
         Ok(true)
+    }
+
+    /// The time of a source from the network, in seconds since 1970: of the commit, or as the web server
+    /// says, or else that of the newest file in an archive. A file without any has none.
+    pub fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, WorkerError> {
+        let _alive = self.store.mark_alive()?;
+        let request = BuildRequest::empty();
+        let silent = |_: Progress<'_>| {};
+        let sink = ProgressSink::new(&silent);
+        let transfer = |_: Transfer<'_>| {};
+        let images = self.images(&transfer, &self.cancel)?;
+        let build = Build::new(&self.store, &images, &request, &sink, &self.cancel);
+        let mut source = source.clone();
+        let is_git = source.identifier.starts_with("git://");
+        if is_git {
+            source.attrs.insert("git.mtime".to_owned(), "commit".to_owned());
+        }
+        let layers = images.unpacked(&crate::remote::bring(&build, &source)?)?;
+        let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
+        let Some((name, first)) = tree.scan(b"")?.into_iter().next() else { return Ok(None) };
+        // A download without a time of its own has the time 0.
+        if is_git || first.mtime.0 != 0 {
+            return Ok(Some(first.mtime.0));
+        }
+        let folder = self.temporary_folder()?;
+        if !self.unpack_context(tree.open_file(&name)?, folder.path())? {
+            return Ok(None);
+        }
+        newest_file(&Tree::open(folder.path())?, b"")
+    }
+
+    /// Brings the files of an image to a new folder, `dest`.
+    pub fn bring_files(&self, name: &ImageName, platform: &Platform, dest: &Path) -> Result<(), WorkerError> {
+        let _alive = self.store.mark_alive()?;
+        let transfer = |_: Transfer<'_>| {};
+        let images = self.images(&transfer, &self.cancel)?;
+        let layers = images.unpacked(&images.resolve(name, platform, false)?.stack())?;
+        let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
+        private_folder(dest)?;
+        copy_all(&tree, dest)
     }
 
     /// Pulls an image and gives it its own name in the store. The layers' blobs come too.
@@ -245,7 +302,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let image = images.resolve(reference, platform, true)?;
+        let image = images.resolve(&reference.clone().into(), platform, true)?;
         images.unpacked(&image.stack())?;
         images.blobs(&image)?;
         self.store.snapshots.sync()?;
@@ -257,14 +314,15 @@ impl Worker {
     fn set_name(&self, name: &str, image: &Image) -> Result<(), WorkerError> {
         self.store.meta.set_image(&ImageRow {
             name: name.to_owned(),
-            config: image.config_digest,
+            id: image.config_digest,
             manifest: image.manifest.as_ref().map(|(media_type, _)| (image.digest, media_type.clone())),
             diff_ids: image.config.rootfs.diff_ids.clone(),
             created_s: now_s(),
         })
     }
 
-    /// Pushes an image of the store to the registry that `to` names. Gives the manifest's digest.
+    /// Pushes an image or index of the store to the registry that `to` names. Gives the digest of what the
+    /// name stands for there.
     pub fn push(
         &self,
         name: &Reference,
@@ -274,9 +332,10 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let (row, image) = self.find(name)?;
+        let named = images.named(name, self.row(name)?)?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
-        let digest = exporter.push_image(&image, to)?;
+        let digest = exporter.push_named(&named, to)?;
+        let row = named.row;
         if row.manifest.is_none() {
             let manifest = Some((digest, MediaType::OciManifest));
             self.store.meta.set_image(&ImageRow { manifest, ..row })?;
@@ -284,24 +343,23 @@ impl Worker {
         Ok(digest)
     }
 
-    /// The images of the store, by name.
-    pub fn list(&self) -> Result<Vec<(ImageRow, ImageConfig)>, WorkerError> {
+    /// The names of the store, and what each stands for.
+    pub fn list(&self) -> Result<Vec<NamedImages>, WorkerError> {
         let rows = self.store.meta.images()?;
         let silent = |_: Transfer<'_>| {};
         let images = self.images(&silent, &self.cancel)?;
-        let with_config = |row: ImageRow| {
+        let with_images = |row: ImageRow| {
             let reference: Reference =
                 row.name.parse().map_err(|_| WorkerError::NoImage(row.name.clone()))?;
-            let image = images.of_store(&reference, &row)?;
-            Ok((row, image.config))
+            images.named(&reference, row)
         };
-        rows.into_iter().map(with_config).collect()
+        rows.into_iter().map(with_images).collect()
     }
 
-    /// The size of an image's layers in bytes: of their tars, or of the blobs of those that are not here yet.
-    pub fn size_bytes(&self, row: &ImageRow) -> Result<u64, WorkerError> {
+    /// The size of layers in bytes: of their tars, or of the blobs of those that are not here yet.
+    pub fn size_bytes(&self, diff_ids: &[DiffId]) -> Result<u64, WorkerError> {
         let mut bytes = 0;
-        for diff_id in &row.diff_ids {
+        for diff_id in diff_ids {
             bytes += match self.store.meta.any_layer_of(diff_id)? {
                 Some(layer) => layer.tar_bytes,
                 None => self.store.meta.blob(diff_id, "pulled")?.map_or(0, |blob| blob.size),
@@ -310,16 +368,14 @@ impl Worker {
         Ok(bytes)
     }
 
-    /// An image of the store, by name or by the first digits of its id.
-    pub fn find(&self, name: &Reference) -> Result<(ImageRow, Image), WorkerError> {
-        let row = match self.store.meta.image(&name.to_string())? {
-            Some(row) => row,
-            None => self.by_id(name)?,
-        };
+    /// What the store has under a name, or under the first digits of an id.
+    pub fn find(&self, name: &Reference) -> Result<NamedImages, WorkerError> {
         let silent = |_: Transfer<'_>| {};
-        let images = self.images(&silent, &self.cancel)?;
-        let image = images.of_store(name, &row)?;
-        Ok((row, image))
+        self.images(&silent, &self.cancel)?.named(name, self.row(name)?)
+    }
+
+    fn row(&self, name: &Reference) -> Result<ImageRow, WorkerError> {
+        self.store.meta.image(&name.to_string())?.map_or_else(|| self.by_id(name), Ok)
     }
 
     fn by_id(&self, name: &Reference) -> Result<ImageRow, WorkerError> {
@@ -330,21 +386,43 @@ impl Worker {
             return Err(unknown());
         }
         let mut rows = self.store.meta.images()?;
-        rows.retain(|row| row.config.hex().starts_with(id));
-        let same = rows.windows(2).all(|w| w[0].config == w[1].config);
+        rows.retain(|row| row.id.hex().starts_with(id));
+        let same = rows.windows(2).all(|w| w[0].id == w[1].id);
         rows.into_iter().next().filter(|_| same).ok_or_else(unknown)
     }
 
     /// Gives an image of the store one more name.
     pub fn tag(&self, name: &Reference, new: &Reference) -> Result<(), WorkerError> {
-        let (row, _) = self.find(name)?;
+        let row = self.row(name)?;
         self.store.meta.set_image(&ImageRow { name: new.to_string(), created_s: now_s(), ..row })
     }
 
     /// Takes a name away from an image. Its layers stay, as what builds know.
     pub fn untag(&self, name: &Reference) -> Result<ImageRow, WorkerError> {
-        let (row, _) = self.find(name)?;
+        let row = self.row(name)?;
         self.store.meta.remove_image(&row.name)?;
         Ok(row)
     }
+}
+
+/// The time of the file beneath a folder that was changed last, in seconds since 1970.
+fn newest_file(tree: &Tree, folder: &[u8]) -> Result<Option<i64>, WorkerError> {
+    let mut newest = None;
+    for (name, stat) in tree.scan(folder)? {
+        let path = crate::local::joined(folder, &name);
+        newest = newest.max(match stat.kind {
+            NodeType::Directory => newest_file(tree, &path)?,
+            NodeType::File => Some(stat.mtime.0),
+            _ => None,
+        });
+    }
+    Ok(newest)
+}
+
+/// Copies a whole tree into a folder.
+fn copy_all(tree: &Tree, dest: &Path) -> Result<(), WorkerError> {
+    let all = |_: &[u8], _: bool| Verdict::Include;
+    let options = CopyOptions { filter: &all, ..CopyOptions::default() };
+    copy_tree(tree, b"", &Tree::open(dest)?, b"", &options)?;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use kiln_runner::{ExitStatus, Network, RunError, Security};
+use kiln_runner::{DeviceKind, DeviceNode, ExitStatus, Network, RunError, Security};
 
 use crate::tree::{Tree, check, check_as, output, run_it};
 
@@ -130,6 +130,53 @@ pub(crate) fn devices_are_the_usual_ones() {
         "for d in /tmp /dev /dev/shm; do mknod $d/m c 1 3 && (echo > $d/m) 2>/dev/null || echo refused; done",
         "refused\nrefused\nrefused",
     );
+}
+
+pub(crate) fn given_devices_can_be_used() {
+    let device = |path: &str, uid| DeviceNode {
+        path: path.into(),
+        kind: DeviceKind::Character,
+        number: (1, 5),
+        mode: 0o640,
+        uid,
+        gid: uid,
+    };
+    for security in [Security::Sandbox, Security::Insecure] {
+        let tree = Tree::new();
+        let before = tree.listing();
+        let script = "for d in /dev/own/mine /dev/other /opt/zero /dev/null; do stat -c '%F %a %t:%T %u:%g' $d; done; \
+            head -c 2 /opt/zero | wc -c; head -c 2 /dev/own/mine | wc -c; stat -c %F /dev/pipe";
+        let mut spec = tree.spec(script);
+        spec.user = "app".into();
+        spec.security = security;
+        spec.devices = vec![
+            device("/dev/own/mine", None),
+            device("/dev/other", Some(7)),
+            device("/opt/zero", None),
+            device("/dev/null", None),
+            DeviceNode { kind: DeviceKind::Fifo, ..device("/dev/pipe", None) },
+        ];
+        let (mine, other) =
+            ("character special file 640 1:5 1000:1000", "character special file 640 1:5 7:7");
+        assert_eq!(output(spec), format!("{mine}\n{other}\n{mine}\n{mine}\n2\n2\nfifo"), "{security:?}");
+        assert_eq!(tree.listing(), before);
+    }
+}
+
+pub(crate) fn given_groups_are_added() {
+    for (user, expect) in [("", "0 5 33"), ("app", "1000 33 5"), ("app:app", "1000 5 33")] {
+        let tree = Tree::new();
+        let mut spec = tree.spec("id -G");
+        spec.user = user.into();
+        spec.additional_gids = vec![5, 33];
+        let groups = output(spec);
+        let sorted = |text: &str| {
+            let mut all: Vec<u32> = text.split_whitespace().map(|gid| gid.parse().unwrap()).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(&groups), sorted(expect), "{user:?}");
+    }
 }
 
 pub(crate) fn shm_has_the_size_that_was_asked_for() {

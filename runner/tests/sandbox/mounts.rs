@@ -86,6 +86,20 @@ pub(crate) fn bind_mounts_show_their_source() {
     assert!(source.at("home/y").exists() && !source.at("home/x").exists());
 }
 
+pub(crate) fn mounts_of_the_host_are_restricted() {
+    let (tree, source) = (Tree::new(), Tree::new());
+    let host = |target: &str, nosuid, noexec| BindMount {
+        target: target.into(),
+        source: MountSource::Host { mount: mount_of(&source.at("bin")), nosuid, noexec },
+        readonly: true,
+    };
+    let script = "for m in a b; do grep \" /$m \" /proc/mounts | cut -d ' ' -f 4 | tr , '\\n' | \
+        grep -E '^(ro|rw|nosuid|nodev|noexec)$' | sort | tr '\\n' ' '; /$m/busybox echo ran 2>/dev/null || echo refused; done";
+    let mut spec = tree.spec(script);
+    spec.mounts = vec![host("/a", false, false), host("/b", true, true)];
+    assert_eq!(output(spec), "nodev ro ran\nnodev noexec nosuid ro refused");
+}
+
 pub(crate) fn secrets_are_in_memory_with_their_mode() {
     let tree = Tree::new();
     let script = "stat -c '%a %u:%g %F' /run/secrets/one; grep /run/secrets/one /proc/mounts | cut -d ' ' -f 3-4 | cut -d , -f 1-4; \

@@ -1,10 +1,10 @@
-//! An image in one file: an OCI layout in a tar, which `docker load` reads too if it is asked to. It does
-//! not know where the file goes.
+//! An image, or an index of several, in one file: an OCI layout in a tar, which `docker load` reads too if it
+//! is asked to. It does not know where the file goes.
 
 use super::Output;
 use super::whole::whole;
 use crate::WorkerError;
-use crate::export::{Documents, Exporter};
+use crate::export::{Documents, Exporter, Release};
 use kiln_oci::{Descriptor, Index, MediaType, Reference};
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
 use std::collections::BTreeMap;
@@ -12,15 +12,16 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// Writes the image to `dest`; for `docker` with what that looks for.
+/// Writes the result to `dest`; for `docker` with what that looks for.
 pub(super) fn archive(
     exporter: &Exporter<'_>,
     output: &Output,
-    documents: &Documents,
+    release: &Release,
     dest: Option<&Path>,
     docker: bool,
 ) -> Result<(), WorkerError> {
-    let top = documents.descriptor();
+    let (top, _) = release.top();
+    let listed: Vec<Descriptor> = release.images().iter().map(Documents::descriptor).collect();
     let named = |name: &Reference| {
         let mut descriptor = top.clone();
         descriptor.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
@@ -42,16 +43,14 @@ pub(super) fn archive(
         let mut tar = Tar(LayerWriter::new(out));
         tar.folder("blobs")?;
         tar.folder("blobs/sha256")?;
-        let mut blobs: BTreeMap<String, &Descriptor> = BTreeMap::new();
-        for blob in documents.manifest.layers.iter().chain([&documents.manifest.config, &top]) {
-            blobs.insert(blob.digest.hex(), blob);
-        }
-        for (hex, blob) in blobs {
-            tar.blob(exporter, &format!("blobs/sha256/{hex}"), blob)?;
+        let mut blobs = release.blobs();
+        blobs.extend(listed.iter().chain([&top]).map(|document| (document.digest, document)));
+        for (digest, blob) in blobs {
+            tar.blob(exporter, &format!("blobs/sha256/{}", digest.hex()), blob)?;
         }
         tar.file("index.json", &serde_json::to_vec(&index).unwrap_or_default())?;
         if docker {
-            tar.file("manifest.json", &docker_manifest(output, documents))?;
+            tar.file("manifest.json", &docker_manifest(output, release.images()))?;
         }
         tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
@@ -59,12 +58,14 @@ pub(super) fn archive(
 }
 
 /// What `docker load` looks for.
-fn docker_manifest(output: &Output, documents: &Documents) -> Vec<u8> {
+fn docker_manifest(output: &Output, images: &[Documents]) -> Vec<u8> {
     let path = |d: &Descriptor| format!("blobs/sha256/{}", d.digest.hex());
     let names: Vec<String> = output.names.iter().map(Reference::familiar).collect();
-    let layers: Vec<String> = documents.manifest.layers.iter().map(path).collect();
-    let value = serde_json::json!([{"Config": path(&documents.manifest.config), "RepoTags": names, "Layers": layers}]);
-    value.to_string().into_bytes()
+    let image = |Documents { manifest, .. }: &Documents| {
+        let layers: Vec<String> = manifest.layers.iter().map(path).collect();
+        serde_json::json!({"Config": path(&manifest.config), "RepoTags": names, "Layers": layers})
+    };
+    serde_json::Value::from(images.iter().map(image).collect::<Vec<_>>()).to_string().into_bytes()
 }
 
 struct Tar<W: Write>(LayerWriter<W>);

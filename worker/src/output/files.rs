@@ -1,4 +1,4 @@
-//! The files of a result, without the image around them: in a tar or in a folder. It does not know layers.
+//! The files of a result, without the images around them: in a tar or in a folder. It does not know layers.
 
 use super::stopping::{self, STOP_LOOK};
 use super::whole::whole;
@@ -7,33 +7,58 @@ use crate::export::Exporter;
 use crate::layer::Stack;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
-use kiln_snapshotter::{CopyOptions, NodeType, SnapshotError, Tree, Verdict, copy_tree};
+use kiln_snapshotter::{CopyOptions, NodeStat, NodeType, SnapshotError, Tree, Verdict, copy_tree};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
+/// The files of one image.
+pub(super) struct Part {
+    /// What they are for.
+    pub platform: String,
+    pub stack: Stack,
+    /// The folder that they go into; none of their own unless there is one.
+    pub folder: Option<String>,
+    /// The time of that folder in a tar.
+    pub time_s: i64,
+}
+
 /// Writes the files to a tar.
-pub(super) fn to_tar(exporter: &Exporter<'_>, stack: &Stack, dest: Option<&Path>) -> Result<(), WorkerError> {
-    let tree = mounted(exporter, stack)?;
+pub(super) fn to_tar(
+    exporter: &Exporter<'_>,
+    parts: &[Part],
+    dest: Option<&Path>,
+) -> Result<(), WorkerError> {
+    let trees = mounted(exporter, parts)?;
     whole(dest, exporter.images.cancel, |out| {
-        let mut tar = LayerWriter::new(out);
-        let mut links = BTreeMap::new();
-        tar_folder(&tree, b"", &mut tar, &mut links)?;
-        tar.finish().map(drop).map_err(WorkerError::io("write", "the tar"))
+        let mut tar = FilesTar { tar: LayerWriter::new(out), folders: BTreeSet::new() };
+        for (part, tree) in parts.iter().zip(&trees) {
+            tar.part(part, tree)?;
+        }
+        tar.tar.finish().map(drop).map_err(WorkerError::io("write", "the tar"))
     })
 }
 
 /// Copies the files into a folder, which keeps what else it has. Who is not root owns what is written.
-pub(super) fn to_folder(exporter: &Exporter<'_>, stack: &Stack, dest: &Path) -> Result<(), WorkerError> {
-    let tree = mounted(exporter, stack)?;
+pub(super) fn to_folder(exporter: &Exporter<'_>, parts: &[Part], dest: &Path) -> Result<(), WorkerError> {
+    let trees = mounted(exporter, parts)?;
     std::fs::create_dir_all(dest).map_err(WorkerError::io("create", dest))?;
-    let (to, cancel) = (Tree::open(dest)?, exporter.images.cancel.clone());
+    let (dest, cancel) = (Tree::open(dest)?, exporter.images.cancel.clone());
+    let mut copies = Vec::new();
+    for (part, tree) in parts.iter().zip(trees) {
+        let to = match &part.folder {
+            Some(name) => own_folder(&dest, name.as_bytes())?,
+            None => dest.subtree(b"")?,
+        };
+        copies.push((tree, to));
+    }
     let (sender, receiver) = sync_channel(1);
     std::thread::spawn(move || {
+        let copied = copies.iter().try_for_each(|(from, to)| copy_onto(from, to, &cancel));
         // Nobody listens any more where the user has stopped the build.
-        let _ = sender.send(copy_onto(&tree, &to, &cancel));
+        let _ = sender.send(copied);
     });
     loop {
         match receiver.recv_timeout(STOP_LOOK) {
@@ -45,24 +70,118 @@ pub(super) fn to_folder(exporter: &Exporter<'_>, stack: &Stack, dest: &Path) -> 
     }
 }
 
-/// The files of a result, mounted to be read.
-fn mounted(exporter: &Exporter<'_>, stack: &Stack) -> Result<Tree, WorkerError> {
-    let layers = exporter.images.unpacked(stack)?;
-    Ok(exporter.store.snapshots.mount_readonly(&layers)?.root()?)
+/// A folder in the user's for one platform. A link in its place is not followed.
+fn own_folder(dest: &Tree, name: &[u8]) -> Result<Tree, WorkerError> {
+    match dest.stat(name, false) {
+        Ok(there) if there.kind != NodeType::Directory => dest.remove(name, false)?,
+        _ => {}
+    }
+    dest.make_dirs(name, 0o755, None, None)?;
+    Ok(dest.subtree(name)?)
 }
 
-fn tar_folder(
+/// The files of the images, mounted to be read. Where several go into the same folder, no two may be at the
+/// same path.
+fn mounted(exporter: &Exporter<'_>, parts: &[Part]) -> Result<Vec<Tree>, WorkerError> {
+    let mut trees = Vec::new();
+    for part in parts {
+        let layers = exporter.images.unpacked(&part.stack)?;
+        trees.push(exporter.store.snapshots.mount_readonly(&layers)?.root()?);
+    }
+    if parts.len() > 1 && parts.iter().all(|part| part.folder.is_none()) {
+        let mut taken = BTreeMap::new();
+        for (part, tree) in parts.iter().zip(&trees) {
+            take_paths(tree, b"", &part.platform, &mut taken)?;
+        }
+    }
+    Ok(trees)
+}
+
+/// Notes each path and whose it is; folders may be everybody's.
+fn take_paths<'p>(
     tree: &Tree,
     folder: &[u8],
-    tar: &mut LayerWriter<&mut dyn Write>,
-    links: &mut BTreeMap<(u64, u64), Vec<u8>>,
+    platform: &'p str,
+    taken: &mut BTreeMap<Vec<u8>, (&'p str, NodeType)>,
 ) -> Result<(), WorkerError> {
     for (name, stat) in tree.scan(folder)? {
         let path = crate::local::joined(folder, &name);
-        let known = (stat.links > 1 && stat.kind != NodeType::Directory)
-            .then(|| links.get(&(stat.device, stat.inode)).cloned())
-            .flatten();
-        let target = if stat.kind == NodeType::Symlink { tree.read_link(&path)? } else { Vec::new() };
+        let before = taken.insert(path.clone(), (platform, stat.kind));
+        if let Some((first, kind)) = before
+            && (kind, stat.kind) != (NodeType::Directory, NodeType::Directory)
+        {
+            let path = String::from_utf8_lossy(&path).into_owned();
+            let (first, second) = (first.to_owned(), platform.to_owned());
+            return Err(WorkerError::Clash { path, first, second });
+        }
+        if stat.kind == NodeType::Directory {
+            take_paths(tree, &path, platform, taken)?;
+        }
+    }
+    Ok(())
+}
+
+/// A tar of files, and the folders that are in it.
+struct FilesTar<'w> {
+    tar: LayerWriter<&'w mut dyn Write>,
+    folders: BTreeSet<Vec<u8>>,
+}
+
+/// The paths in the tar that files with several names were first written at.
+type Links = BTreeMap<(u64, u64), Vec<u8>>;
+
+impl FilesTar<'_> {
+    fn part(&mut self, part: &Part, tree: &Tree) -> Result<(), WorkerError> {
+        let prefix = part.folder.as_deref().unwrap_or_default().as_bytes();
+        if !prefix.is_empty() {
+            let entry = Entry {
+                path: prefix,
+                kind: EntryKind::Directory,
+                mode: 0o755,
+                uid: 0,
+                gid: 0,
+                mtime_s: part.time_s,
+                mtime_ns: 0,
+                xattrs: &[],
+            };
+            self.tar.append(&entry, &mut io::empty()).map_err(WorkerError::io("write", "the tar"))?;
+        }
+        self.folder(tree, b"", prefix, &mut Links::new())
+    }
+
+    fn folder(
+        &mut self,
+        tree: &Tree,
+        folder: &[u8],
+        prefix: &[u8],
+        links: &mut Links,
+    ) -> Result<(), WorkerError> {
+        for (name, stat) in tree.scan(folder)? {
+            let path = crate::local::joined(folder, &name);
+            let shown = crate::local::joined(prefix, &path);
+            let is_folder = stat.kind == NodeType::Directory;
+            if !is_folder || self.folders.insert(shown.clone()) {
+                self.node(tree, &path, &shown, &stat, links)?;
+            }
+            if is_folder {
+                self.folder(tree, &path, prefix, links)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        tree: &Tree,
+        path: &[u8],
+        shown: &[u8],
+        stat: &NodeStat,
+        links: &mut Links,
+    ) -> Result<(), WorkerError> {
+        let may_be_linked = stat.links > 1 && stat.kind != NodeType::Directory;
+        let inode = (stat.device, stat.inode);
+        let known = may_be_linked.then(|| links.get(&inode).cloned()).flatten();
+        let target = if stat.kind == NodeType::Symlink { tree.read_link(path)? } else { Vec::new() };
         let (major, minor) = stat.special;
         let kind = match (&known, stat.kind) {
             (Some(first), _) => EntryKind::Hardlink { target: first },
@@ -72,11 +191,11 @@ fn tar_folder(
             (None, NodeType::CharDevice) => EntryKind::CharDevice { major, minor },
             (None, NodeType::BlockDevice) => EntryKind::BlockDevice { major, minor },
             (None, NodeType::Fifo) => EntryKind::Fifo,
-            (None, NodeType::Socket) => continue,
+            (None, NodeType::Socket) => return Ok(()),
         };
-        let xattrs = if known.is_none() { tree.xattrs(&path)? } else { Vec::new() };
+        let xattrs = if known.is_none() { tree.xattrs(path)? } else { Vec::new() };
         let entry = Entry {
-            path: &path,
+            path: shown,
             kind,
             mode: stat.mode,
             uid: stat.uid,
@@ -87,18 +206,15 @@ fn tar_folder(
         };
         let failed = WorkerError::io("write", "the tar");
         if known.is_none() && stat.kind == NodeType::File {
-            tar.append(&entry, &mut tree.open_file(&path)?).map_err(failed)?;
+            self.tar.append(&entry, &mut tree.open_file(path)?).map_err(failed)?;
         } else {
-            tar.append(&entry, &mut io::empty()).map_err(failed)?;
+            self.tar.append(&entry, &mut io::empty()).map_err(failed)?;
         }
-        if stat.links > 1 && known.is_none() {
-            links.insert((stat.device, stat.inode), path.clone());
+        if may_be_linked && known.is_none() {
+            links.insert(inode, shown.to_owned());
         }
-        if stat.kind == NodeType::Directory {
-            tar_folder(tree, &path, tar, links)?;
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Copies all of a tree into another. What is in the way of a folder goes, above all a link that leads

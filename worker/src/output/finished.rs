@@ -2,16 +2,16 @@
 //! result goes.
 
 use crate::layer::Stack;
-use crate::worker::BuildRequest;
+use crate::worker::Target;
 use jiff::Timestamp;
 use kiln_oci::{History, ImageConfig};
 
 /// The config with its layers and times. A time comes from when a layer was made, not from now: so the
 /// same result has the same config. Where nothing has a time, it is the beginning of 1970.
-pub(super) fn finished(request: &BuildRequest, stack: &Stack) -> ImageConfig {
-    let mut config = request.config.clone();
+pub(super) fn finished(target: &Target, stack: &Stack) -> ImageConfig {
+    let mut config = target.config.clone();
     config.rootfs.diff_ids = stack.diff_ids();
-    let epoch = request.source_date_epoch_s;
+    let epoch = target.source_date_epoch_s;
     let text = |s: i64| Timestamp::from_second(s).map_or_else(|_| String::new(), |t| t.to_string());
     add_missing_history(&mut config, stack.0.len());
     let mut layers = stack.0.iter();
@@ -44,17 +44,23 @@ fn add_missing_history(config: &mut ImageConfig, layers: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kiln_oci::Platform;
+
+    fn target() -> Target {
+        let config = ImageConfig::default();
+        Target { platform: Platform::host(), edge: None, config, source_date_epoch_s: None }
+    }
 
     #[test]
     fn a_result_without_any_layer_says_the_same_time_on_every_day() {
         let line = History { created_by: "ENV A=1".to_owned(), empty_layer: true, ..History::default() };
-        let mut request = BuildRequest::empty();
-        request.config.history.push(line);
-        let config = finished(&request, &Stack::default());
+        let mut target = target();
+        target.config.history.push(line);
+        let config = finished(&target, &Stack::default());
         assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(config.history[0].created, config.created);
-        request.source_date_epoch_s = Some(1_700_000_000);
-        let config = finished(&request, &Stack::default());
+        target.source_date_epoch_s = Some(1_700_000_000);
+        let config = finished(&target, &Stack::default());
         assert_eq!(config.created.as_deref(), Some("2023-11-14T22:13:20Z"));
     }
 
@@ -62,9 +68,9 @@ mod tests {
     fn what_is_set_on_a_base_without_layers_of_its_own_has_the_time_of_the_base() {
         let base = History { created: Some("2024-05-06T07:08:09Z".to_owned()), ..History::default() };
         let line = History { created_by: "ENV A=1".to_owned(), empty_layer: true, ..History::default() };
-        let mut request = BuildRequest::empty();
-        request.config.history.extend([History { empty_layer: true, ..base }, line]);
-        let config = finished(&request, &Stack::default());
+        let mut target = target();
+        target.config.history.extend([History { empty_layer: true, ..base }, line]);
+        let config = finished(&target, &Stack::default());
         assert_eq!(config.created.as_deref(), Some("2024-05-06T07:08:09Z"));
         assert_eq!(config.history[1].created, config.created);
     }

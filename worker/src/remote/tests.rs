@@ -5,12 +5,10 @@ use crate::BuildRequest;
 use crate::images::Images;
 use crate::progress::ProgressSink;
 use crate::store::Store;
-use kiln_oci::ImageConfig;
 use kiln_registry::Client;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{Entry, Kind, LayerIndex, SnapshotId, Tree};
-use kiln_solver::Definition;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -54,20 +52,7 @@ impl Fixture {
     fn bring(&self, identifier: &str, attrs: &[(&str, &str)]) -> Result<Stack, WorkerError> {
         let silent = |_: crate::Transfer<'_>| {};
         let images = Images::new(&self.store, &self.client, &self.runtime, &silent, &self.cancel);
-        let request = BuildRequest {
-            definition: Definition::new(),
-            config: ImageConfig::default(),
-            images: HashMap::new(),
-            locals: BTreeMap::new(),
-            secrets: self.secrets.clone(),
-            ssh: BTreeMap::new(),
-            jobs: 1,
-            shm_size_bytes: 0,
-            empty_caches: false,
-            source_date_epoch_s: None,
-            annotations: BTreeMap::new(),
-            outputs: Vec::new(),
-        };
+        let request = BuildRequest { secrets: self.secrets.clone(), ..BuildRequest::empty() };
         let show = |_: crate::Progress<'_>| {};
         let sink = ProgressSink::new(&show);
         let build = Build::new(&self.store, &images, &request, &sink, &self.cancel);
