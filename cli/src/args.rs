@@ -1,6 +1,9 @@
 //! The command line. Names are Docker's wherever Docker has one. It does not know what they lead to.
 
-use clap::{ArgAction, Parser, Subcommand};
+use crate::check::CheckFormat;
+use crate::debug::args::DebugCommand;
+use crate::error::CommandError;
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Builds container images from Dockerfiles, without a daemon.
@@ -30,6 +33,11 @@ pub(crate) enum Command {
     Tag(TagArgs),
     /// Take a name away from an image
     Rmi(RmiArgs),
+    /// Show what kiln makes of a Dockerfile before it builds
+    Debug {
+        #[command(subcommand)]
+        what: DebugCommand,
+    },
 }
 
 /// How progress is shown.
@@ -83,25 +91,26 @@ fn progress_of_environment() -> &'static str {
 }
 
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 pub(crate) struct BuildArgs {
     /// Names for the image, as name:tag
     #[arg(short, long = "tag", value_name = "NAME")]
     pub tags: Vec<String>,
-    /// The Dockerfile [default: CONTEXT/Dockerfile; - is standard input]
+    /// The Dockerfile, or its web address [default: CONTEXT/Dockerfile; - is standard input]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
-    /// A further context: a folder, docker-image://REF, or a git or web address
+    /// A further context: a folder, docker-image://REF, oci-layout://DIR, target:STAGE, or a git or web address
     #[arg(long, value_name = "NAME=CONTEXT")]
     pub build_context: Vec<String>,
     /// The stage to build [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
-    /// The platform to build for, as linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    /// The platforms to build for, as linux/amd64,linux/arm64; several make an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORMS")]
+    pub platform: Vec<String>,
     /// Put a label on the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
@@ -160,12 +169,21 @@ pub(crate) struct BuildArgs {
     /// A limit for RUN, as nofile=1024:2048
     #[arg(long, value_name = "LIMIT")]
     pub ulimit: Vec<String>,
-    /// Allow what a Dockerfile asks for beyond the ordinary: network.host, security.insecure
+    /// Allow what a Dockerfile asks for beyond the ordinary: network.host, security.insecure, device[=NAME]
     #[arg(long, value_name = "ENTITLEMENT")]
     pub allow: Vec<String>,
+    /// A folder of device specifications (CDI) [default: /etc/cdi and /var/run/cdi]
+    #[arg(long, value_name = "DIR")]
+    pub cdi_spec_dir: Vec<PathBuf>,
     /// Look for mistakes and bad habits, and build nothing
     #[arg(long)]
     pub check: bool,
+    /// What is done: build, or check as --check does; check,format=json is both in one
+    #[arg(long, value_name = "METHOD")]
+    pub call: Option<String>,
+    /// How --check tells what it found [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<CheckFormat>,
     /// Registries that may be spoken to without TLS
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
@@ -174,9 +192,73 @@ pub(crate) struct BuildArgs {
     pub rm: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Append)]
     pub force_rm: Vec<String>,
-    /// A folder, or - for a Dockerfile or a tar on standard input
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Append)]
+    pub compress: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, action = ArgAction::Append)]
+    pub disable_content_trust: Vec<String>,
+    #[arg(long, hide = true)]
+    pub isolation: Vec<String>,
+    #[arg(long, hide = true)]
+    pub security_opt: Vec<String>,
+    #[arg(short, long, hide = true)]
+    pub memory: Vec<String>,
+    #[arg(long, hide = true)]
+    pub memory_swap: Vec<String>,
+    #[arg(short, long, hide = true)]
+    pub cpu_shares: Vec<String>,
+    #[arg(long, hide = true)]
+    pub cpu_period: Vec<String>,
+    #[arg(long, hide = true)]
+    pub cpu_quota: Vec<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_cpus: Vec<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_mems: Vec<String>,
+    #[arg(long, hide = true)]
+    pub builder: Vec<String>,
+    /// Attestations, which kiln does not make yet: only to be without them can be asked for
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = ArgAction::Append, value_parser = without)]
+    pub provenance: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = ArgAction::Append, value_parser = without)]
+    pub sbom: Vec<String>,
+    /// A folder, a git or web address, oci-layout://DIR, or - for a Dockerfile or a tar on standard input
     #[arg(value_name = "CONTEXT")]
     pub context: String,
+}
+
+impl BuildArgs {
+    /// Reads `--call` as what it stands for.
+    pub fn settled(mut self) -> Result<BuildArgs, CommandError> {
+        if let Some(call) = self.call.take() {
+            let usage = |problem: &str| CommandError::usage(format!("--call {call}"), problem);
+            let (method, options) = call.split_once(',').unwrap_or((&call, ""));
+            match method {
+                "build" => {}
+                "check" | "lint" => self.check = true,
+                _ => return Err(usage("there are build and check")),
+            }
+            if let Some(format) = options.strip_prefix("format=") {
+                let format = CheckFormat::from_str(format, true);
+                self.format = Some(format.map_err(|_| usage("the formats are text, json and sarif"))?);
+            } else if !options.is_empty() {
+                return Err(usage("only format= may stand behind the method"));
+            }
+        }
+        if self.format.is_some() && !self.check {
+            return Err(CommandError::usage("--format", "it is for --check"));
+        }
+        Ok(self)
+    }
+}
+
+/// A flag for what kiln has not: it can only be refused.
+fn without(value: &str) -> Result<String, &'static str> {
+    match value {
+        "false" | "0" => Ok(value.to_owned()),
+        _ => Err("attestations are not made yet; leave it out, or say false"),
+    }
 }
 
 #[derive(Debug, Parser)]

@@ -5,12 +5,13 @@ use crate::error::CommandError;
 use crate::outputs::reference;
 use crate::plain::Plain;
 use kiln_oci::Platform;
-use kiln_worker::{ProgressSink, Worker};
+use kiln_worker::{Image, NamedImages, ProgressSink, Worker};
 use std::io::Write;
 
-fn print(text: &str) -> Result<(), CommandError> {
+/// Writes to standard output.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), CommandError> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         // Who reads only the head of a list is done.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(CommandError::file("write to", "standard output")),
@@ -22,7 +23,7 @@ pub(crate) fn push(worker: &Worker, args: &PushArgs) -> Result<(), CommandError>
     let plain = Plain::new(args.quiet);
     let show = |p: kiln_worker::Progress<'_>| plain.show(p);
     let digest = worker.push(&name, &name, &ProgressSink::new(&show))?;
-    print(&format!("{digest}\n"))
+    print(format!("{digest}\n"))
 }
 
 pub(crate) fn pull(worker: &Worker, args: &PullArgs) -> Result<(), CommandError> {
@@ -36,34 +37,35 @@ pub(crate) fn pull(worker: &Worker, args: &PullArgs) -> Result<(), CommandError>
     let plain = Plain::new(args.quiet);
     let show = |p: kiln_worker::Progress<'_>| plain.show(p);
     let image = worker.pull(&name, &platform, &ProgressSink::new(&show))?;
-    print(&format!("{}\n", image.digest))
+    print(format!("{}\n", image.digest))
 }
 
 pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandError> {
     let mut out = String::new();
     let images = worker.list()?;
     if args.quiet {
-        for (row, _) in images {
-            out.push_str(&format!("{}\n", row.config));
+        for NamedImages { row, .. } in images {
+            out.push_str(&format!("{}\n", row.id));
         }
         return print(&out);
     }
     if args.format == "json" {
-        for (row, config) in images {
-            let line = serde_json::json!({"name": row.name, "id": row.config, "digest": row.manifest.as_ref().map(|m| m.0),
-                "created": config.created, "size": worker.size_bytes(&row)?, "platform": config.platform().to_string()});
+        for NamedImages { row, images: found } in images {
+            let line = serde_json::json!({"name": row.name, "id": row.id, "digest": row.manifest.as_ref().map(|m| m.0),
+                "created": created(&found), "size": worker.size_bytes(&row.diff_ids)?, "platform": platforms(&found)});
             out.push_str(&format!("{line}\n"));
         }
         return print(&out);
     }
     let head = ["NAME", "ID", "PLATFORM", "CREATED", "SIZE"].map(str::to_owned);
     let mut rows = vec![head];
-    for (row, config) in images {
+    for NamedImages { row, images: found } in images {
         let name = familiar(&row.name);
-        let created = config.created.clone().unwrap_or_default();
+        let created = created(&found).unwrap_or_default();
         let created = created.get(..19).unwrap_or(&created).replace('T', " ");
-        let id = row.config.hex()[..12].to_owned();
-        rows.push([name, id, config.platform().to_string(), created, human_size(worker.size_bytes(&row)?)]);
+        let id = row.id.hex()[..12].to_owned();
+        let size = human_size(worker.size_bytes(&row.diff_ids)?);
+        rows.push([name, id, platforms(&found), created, size]);
     }
     let widths: Vec<usize> =
         (0..5).map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
@@ -74,6 +76,17 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
         out.push('\n');
     }
     print(&out)
+}
+
+/// The platforms of what a name stands for.
+fn platforms(found: &[(Platform, Image)]) -> String {
+    let names: Vec<String> = found.iter().map(|(platform, _)| platform.to_string()).collect();
+    names.join(",")
+}
+
+/// When the last of what a name stands for was made.
+fn created(found: &[(Platform, Image)]) -> Option<String> {
+    found.iter().filter_map(|(_, image)| image.config.created.clone()).max()
 }
 
 /// A name as people write it.
@@ -97,26 +110,31 @@ fn human_size(bytes: u64) -> String {
 pub(crate) fn inspect(worker: &Worker, args: &InspectArgs) -> Result<(), CommandError> {
     let mut all = Vec::new();
     for name in &args.names {
-        let (row, image) = worker.find(&reference("NAME", name)?)?;
-        let same = worker.list()?.into_iter().filter(|(other, _)| other.config == row.config);
-        let names: Vec<String> = same.map(|(other, _)| familiar(&other.name)).collect();
-        all.push(serde_json::json!({
-            "Id": row.config,
-            "RepoTags": names,
-            "Digest": row.manifest.as_ref().map(|m| m.0),
-            "Created": image.config.created,
-            "Author": image.config.author,
-            "Architecture": image.config.architecture,
-            "Variant": image.config.variant,
-            "Os": image.config.os,
-            "Size": worker.size_bytes(&row)?,
-            "Config": image.config.config,
-            "RootFS": {"Type": "layers", "Layers": row.diff_ids},
-            "History": image.config.history,
-        }));
+        let NamedImages { row, images: found } = worker.find(&reference("NAME", name)?)?;
+        let same = worker.list()?.into_iter().filter(|other| other.row.id == row.id);
+        let names: Vec<String> = same.map(|other| familiar(&other.row.name)).collect();
+        let index = row.index().map(|(digest, _)| digest);
+        for (platform, image) in found {
+            let manifest = image.manifest.as_ref().map(|_| image.digest);
+            all.push(serde_json::json!({
+                "Id": image.config_digest,
+                "RepoTags": names,
+                "Digest": manifest,
+                "Index": index,
+                "Created": image.config.created,
+                "Author": image.config.author,
+                "Architecture": platform.architecture,
+                "Variant": platform.variant,
+                "Os": platform.os,
+                "Size": worker.size_bytes(&image.config.rootfs.diff_ids)?,
+                "Config": image.config.config,
+                "RootFS": {"Type": "layers", "Layers": image.config.rootfs.diff_ids},
+                "History": image.config.history,
+            }));
+        }
     }
     let text = serde_json::to_string_pretty(&all).unwrap_or_default();
-    print(&format!("{text}\n"))
+    print(format!("{text}\n"))
 }
 
 pub(crate) fn tag(worker: &Worker, args: &TagArgs) -> Result<(), CommandError> {
@@ -126,7 +144,7 @@ pub(crate) fn tag(worker: &Worker, args: &TagArgs) -> Result<(), CommandError> {
 pub(crate) fn remove(worker: &Worker, args: &RmiArgs) -> Result<(), CommandError> {
     for name in &args.names {
         let row = worker.untag(&reference("NAME", name)?)?;
-        print(&format!("Untagged: {}\n", row.name))?;
+        print(format!("Untagged: {}\n", row.name))?;
     }
     Ok(())
 }

@@ -3,8 +3,11 @@
 
 mod args;
 mod build;
+mod check;
 mod contexts;
+mod debug;
 mod error;
+mod failure;
 mod images;
 mod interrupt;
 mod outputs;
@@ -49,13 +52,14 @@ fn run(args: Args) -> Result<(), CommandError> {
         Worker::open(&root, options, &cancel)
     };
     match args.command {
-        Command::Build(args) => build::run(*args, open, &cancel),
+        Command::Build(args) => build::run(args.settled()?, open, &cancel),
         Command::Push(args) => images::push(&open(&args.insecure_registry)?, &args),
         Command::Pull(args) => images::pull(&open(&args.insecure_registry)?, &args),
         Command::Images(args) => images::list(&open(&[])?, &args),
         Command::Inspect(args) => images::inspect(&open(&[])?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
+        Command::Debug { what } => debug::run(what, open),
     }
 }
 

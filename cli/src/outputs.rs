@@ -1,5 +1,6 @@
 //! What `--output` says, parsed. It does not know how an output is written.
 
+use crate::build::platforms::boolean;
 use crate::error::CommandError;
 use kiln_oci::Reference;
 use kiln_worker::{Compress, Form, Output};
@@ -31,6 +32,7 @@ pub(crate) fn parse_all(
             names: names.clone(),
             compress: Compress::default(),
             rewrite_timestamp: false,
+            platform_split: None,
         });
     }
     if load || all.is_empty() {
@@ -39,6 +41,7 @@ pub(crate) fn parse_all(
             names,
             compress: Compress::default(),
             rewrite_timestamp: false,
+            platform_split: None,
         });
     }
     if all.iter().filter(|output| is_on_standard_output(&output.form)).count() > 1 {
@@ -46,6 +49,17 @@ pub(crate) fn parse_all(
         return Err(CommandError::usage("--output", problem));
     }
     Ok(all)
+}
+
+/// Refuses what holds one image only, where the result is an index.
+pub(crate) fn refuse_docker(outputs: &[Output]) -> Result<(), CommandError> {
+    match outputs.iter().any(|output| matches!(output.form, Form::Docker(_))) {
+        true => {
+            let problem = "what `docker load` reads holds one platform: write type=oci, or build for one";
+            Err(CommandError::usage("--output type=docker", problem))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Whether standard output belongs to an output, so that nothing else may be printed there.
@@ -69,11 +83,12 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
             names: Vec::new(),
             compress: Compress::default(),
             rewrite_timestamp: false,
+            platform_split: None,
         });
     }
     let (mut kind, mut dest, mut names, mut compress, mut push) =
         (None, None, Vec::new(), Compress::default(), false);
-    let mut rewrite_timestamp = false;
+    let (mut rewrite_timestamp, mut platform_split) = (false, None);
     for field in text.split(',') {
         let (key, value) = field.split_once('=').unwrap_or((field, "true"));
         match key.trim().to_ascii_lowercase().as_str() {
@@ -82,19 +97,12 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
             "dest" => dest = Some(value.to_owned()),
             "name" => names.push(reference("--output name", value)?),
             "push" => push = value == "true",
+            "platform-split" => match boolean(value) {
+                None => return Err(usage(format!("platform-split is true or false, not `{value}`"))),
+                split => platform_split = split,
+            },
             "rewrite-timestamp" => rewrite_timestamp = value == "true",
-            "compression" => {
-                compress = match value {
-                    "gzip" => Compress::Gzip,
-                    "zstd" => Compress::Zstd,
-                    "uncompressed" => Compress::None,
-                    _ => {
-                        return Err(usage(format!(
-                            "unknown compression `{value}`: gzip, zstd or uncompressed"
-                        )));
-                    }
-                }
-            }
+            "compression" => compress = compress_of(value).map_err(usage)?,
             "oci-mediatypes" | "tar" | "store" if value == "true" => {}
             other => return Err(usage(format!("unknown option `{other}`"))),
         }
@@ -124,7 +132,16 @@ fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
         None => return Err(usage("needs type=".to_owned())),
     };
     refuse_terminal(&form, text)?;
-    Ok(Output { form, names, compress, rewrite_timestamp })
+    Ok(Output { form, names, compress, rewrite_timestamp, platform_split })
+}
+
+fn compress_of(value: &str) -> Result<Compress, String> {
+    match value {
+        "gzip" => Ok(Compress::Gzip),
+        "zstd" => Ok(Compress::Zstd),
+        "uncompressed" => Ok(Compress::None),
+        _ => Err(format!("unknown compression `{value}`: gzip, zstd or uncompressed")),
+    }
 }
 
 fn refuse_terminal(form: &Form, text: &str) -> Result<(), CommandError> {

@@ -2,7 +2,7 @@
 //! It does not know what the steps do.
 
 use crate::stderr;
-use kiln_worker::Progress;
+use kiln_worker::{Notice, Progress};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -21,6 +21,16 @@ struct State {
     /// The step whose lines were shown last: another one's are headed anew.
     last: usize,
     names: Vec<String>,
+    notices: Vec<Noticed>,
+}
+
+/// Something about a step that is shown again after the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Noticed {
+    /// The step's lines in the Dockerfile.
+    pub lines: Vec<(u32, u32)>,
+    pub message: String,
+    pub hint: String,
 }
 
 impl Plain {
@@ -31,15 +41,42 @@ impl Plain {
 
     /// Shows one thing that happened.
     pub fn show(&self, progress: Progress<'_>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Progress::Notice { lines, notice, .. } = progress {
+            let noticed = noticed(lines, notice);
+            if !state.notices.contains(&noticed) {
+                state.notices.push(noticed);
+            }
+        }
         if self.quiet {
             return;
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let text = state.text(progress);
         if !text.is_empty() {
             stderr::write(&text);
         }
     }
+
+    /// What was noticed, in the order of the lines.
+    pub fn notices(&self) -> Vec<Noticed> {
+        let mut notices = self.state.lock().unwrap_or_else(PoisonError::into_inner).notices.clone();
+        notices.sort_by(|a, b| a.lines.cmp(&b.lines));
+        notices
+    }
+}
+
+fn noticed(lines: &[(u32, u32)], notice: Notice<'_>) -> Noticed {
+    let (message, hint) = match notice {
+        Notice::UnknownUser(name) => (
+            format!("the image has no user `{name}`: the files belong to root"),
+            format!("add {name} before this, as RUN useradd {name} does, or give a number"),
+        ),
+        Notice::UnknownGroup(name) => (
+            format!("the image has no group `{name}`: the files belong to the group of their owner"),
+            format!("add {name} before this, as RUN groupadd {name} does, or give a number"),
+        ),
+    };
+    Noticed { lines: lines.to_vec(), message, hint }
 }
 
 impl State {
@@ -84,6 +121,11 @@ impl State {
                 }
             }
             Progress::Transfer(_) => {}
+            Progress::Notice { vertex, lines, notice } => {
+                let number = self.head(format!("v{}", vertex.0), "", &mut out);
+                let text = noticed(lines, notice).message;
+                out.extend_from_slice(format!("#{number} WARNING: {text}\n").as_bytes());
+            }
         }
         out
     }

@@ -41,7 +41,7 @@ fn one(source: Source<'_>, diagnostic: &Diagnostic) -> String {
     if let Some(rule) = diagnostic.rule {
         title = format!("{rule}: {title}");
     }
-    let span = within(source.text, diagnostic.span);
+    let span = place(source, diagnostic);
     let snippet = Snippet::source(source.text)
         .path(source.name)
         .fold(true)
@@ -56,6 +56,17 @@ fn one(source: Source<'_>, diagnostic: &Diagnostic) -> String {
     if text.contains(&place) { text } else { format!("{place}: {text}") }
 }
 
+/// The place in the text that a finding is about.
+pub(crate) fn place(source: Source<'_>, diagnostic: &Diagnostic) -> std::ops::Range<usize> {
+    let span = within(source.text, diagnostic.span);
+    let line_of_span = 1 + source.text[..span.start].matches('\n').count();
+    if diagnostic.rule.is_some() && line_of_span != diagnostic.line as usize {
+        // A rule's finding is told by the line that its instruction begins in, as BuildKit does.
+        return whole_line(source.text, diagnostic.line).unwrap_or(span);
+    }
+    span
+}
+
 /// A span that lies in the text, on character boundaries, and ends with its first line.
 fn within(text: &str, span: Span) -> std::ops::Range<usize> {
     let mut start = span.start.min(text.len());
@@ -68,6 +79,14 @@ fn within(text: &str, span: Span) -> std::ops::Range<usize> {
     }
     let line_end = text[start..].find('\n').map_or(text.len(), |n| start + n);
     start..end.min(line_end).max(start)
+}
+
+/// A line, counted from 1, without the blanks around it.
+fn whole_line(text: &str, line: u32) -> Option<std::ops::Range<usize>> {
+    let line = text.split_inclusive('\n').nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+    let start = line.as_ptr() as usize - text.as_ptr() as usize;
+    let start = start + (line.len() - line.trim_start().len());
+    Some(start..start + line.trim().len())
 }
 
 /// The lines of a failing instruction with their neighbours and a mark, as BuildKit shows them.

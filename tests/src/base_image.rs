@@ -3,7 +3,8 @@
 
 use crate::Registry;
 use kiln_oci::{
-    Descriptor, DiffId, Digest, History, ImageConfig, Manifest, MediaType, RootFs, RuntimeConfig,
+    Descriptor, DiffId, Digest, History, ImageConfig, Index, Manifest, MediaType, Platform, RootFs,
+    RuntimeConfig,
 };
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -33,6 +34,7 @@ pub enum LayerEntry {
 pub struct BaseImage {
     layers: Vec<Vec<u8>>,
     config: RuntimeConfig,
+    platform: Platform,
 }
 
 impl BaseImage {
@@ -61,7 +63,20 @@ impl BaseImage {
             cmd: Some(vec!["sh".to_owned()]),
             ..RuntimeConfig::default()
         };
-        BaseImage { layers: vec![layer(&entries)], config }
+        BaseImage { layers: vec![layer(&entries)], config, platform: Platform::host() }
+    }
+
+    /// An image of these files and nothing else.
+    pub fn of(entries: &[LayerEntry]) -> BaseImage {
+        let config = RuntimeConfig { env: vec![SEARCH_PATH.to_owned()], ..RuntimeConfig::default() };
+        BaseImage { layers: vec![layer(entries)], config, platform: Platform::host() }
+    }
+
+    /// The same, saying that it is for a platform, whatever its files are for.
+    #[must_use]
+    pub fn with_platform(mut self, platform: &str) -> BaseImage {
+        self.platform = platform.parse().expect("a platform");
+        self
     }
 
     /// The same with one more layer.
@@ -87,6 +102,24 @@ impl BaseImage {
         registry.put_manifest(repository, tag, &MediaType::OciManifest, &parts.manifest)
     }
 
+    /// Puts several in a registry, with an index of them under the tag.
+    pub fn push_index(images: &[BaseImage], registry: &Registry, repository: &str, tag: &str) -> Digest {
+        let listed = |image: &BaseImage| {
+            let parts = image.parts();
+            image.push(registry, repository, &Digest::of(&parts.manifest).to_string());
+            let platform = Some(image.platform.clone());
+            Descriptor { platform, ..Descriptor::of(MediaType::OciManifest, &parts.manifest) }
+        };
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(MediaType::OciIndex),
+            manifests: images.iter().map(listed).collect(),
+            annotations: Default::default(),
+        };
+        let bytes = serde_json::to_vec(&index).expect("an index");
+        registry.put_manifest(repository, tag, &MediaType::OciIndex, &bytes)
+    }
+
     /// Its manifest, its config and its compressed layers.
     pub fn parts(&self) -> Parts {
         let diff_ids = self.layers.iter().map(|bytes| DiffId(Digest::of(bytes))).collect();
@@ -99,8 +132,9 @@ impl BaseImage {
             })
             .collect();
         let config = ImageConfig {
-            architecture: kiln_oci::Platform::host().architecture,
-            os: "linux".to_owned(),
+            architecture: self.platform.architecture.clone(),
+            os: self.platform.os.clone(),
+            variant: self.platform.variant.clone(),
             created,
             config: self.config.clone(),
             history,

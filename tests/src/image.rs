@@ -57,6 +57,17 @@ impl ImageAssert {
         ImageAssert::of_members(&members_of(archive))
     }
 
+    /// Reads an OCI archive of an index: what `index.json` has of it, and its images in its order.
+    #[track_caller]
+    pub fn all_of_archive(archive: &Path) -> (Descriptor, Vec<ImageAssert>) {
+        let members = members_of(archive);
+        let top = only_manifest(&members);
+        assert!(top.media_type.is_index(), "an index is expected: {top:?}");
+        let index: Index = serde_json::from_slice(&blob_in(&members, &top)).expect("an index");
+        let images = index.manifests.into_iter().map(|listed| ImageAssert::of_descriptor(&members, listed));
+        (top, images.collect())
+    }
+
     /// Reads an OCI layout: a folder with `index.json` and `blobs`.
     #[track_caller]
     pub fn of_layout(folder: &Path) -> ImageAssert {
@@ -72,16 +83,14 @@ impl ImageAssert {
 
     #[track_caller]
     fn of_members(members: &BTreeMap<String, Vec<u8>>) -> ImageAssert {
-        let index: Index = serde_json::from_slice(&members["index.json"]).expect("an index");
-        assert_eq!(index.manifests.len(), 1, "one platform is one plain manifest: {index:?}");
-        let descriptor = index.manifests[0].clone();
-        let blob = |wanted: &Descriptor| {
-            let name = format!("blobs/sha256/{}", wanted.digest.hex());
-            let bytes = members.get(&name).unwrap_or_else(|| panic!("{name} is not in the archive"));
-            assert_eq!(Digest::of(bytes), wanted.digest, "the name of {name} is not its digest");
-            assert_eq!(bytes.len() as u64, wanted.size, "the size of {name}");
-            bytes.clone()
-        };
+        let descriptor = only_manifest(members);
+        assert!(descriptor.media_type.is_manifest(), "one platform is one plain manifest: {descriptor:?}");
+        ImageAssert::of_descriptor(members, descriptor)
+    }
+
+    #[track_caller]
+    fn of_descriptor(members: &BTreeMap<String, Vec<u8>>, descriptor: Descriptor) -> ImageAssert {
+        let blob = |wanted: &Descriptor| blob_in(members, wanted);
         let manifest: Manifest = serde_json::from_slice(&blob(&descriptor)).expect("a manifest");
         let config: ImageConfig = serde_json::from_slice(&blob(&manifest.config)).expect("a config");
         let layers: Vec<Vec<u8>> = manifest.layers.iter().map(|layer| decompressed(blob(layer))).collect();
@@ -157,6 +166,24 @@ impl ImageAssert {
         assert_eq!((format!("{:o}", node.mode), node.owner), (format!("{mode:o}"), owner), "{path}");
         self
     }
+}
+
+/// The one thing that an archive's `index.json` names.
+#[track_caller]
+fn only_manifest(members: &BTreeMap<String, Vec<u8>>) -> Descriptor {
+    let index: Index = serde_json::from_slice(&members["index.json"]).expect("an index");
+    assert_eq!(index.manifests.len(), 1, "the archive is of one thing: {index:?}");
+    index.manifests[0].clone()
+}
+
+/// A blob of an archive, which must be what its descriptor says.
+#[track_caller]
+fn blob_in(members: &BTreeMap<String, Vec<u8>>, wanted: &Descriptor) -> Vec<u8> {
+    let name = format!("blobs/sha256/{}", wanted.digest.hex());
+    let bytes = members.get(&name).unwrap_or_else(|| panic!("{name} is not in the archive"));
+    assert_eq!(Digest::of(bytes), wanted.digest, "the name of {name} is not its digest");
+    assert_eq!(bytes.len() as u64, wanted.size, "the size of {name}");
+    bytes.clone()
 }
 
 /// The files of a tar archive by name, each with its bytes.

@@ -2,13 +2,19 @@
 
 mod caching;
 mod contexts;
+mod debug;
+mod devices;
 mod examples;
 mod failures;
 mod instructions;
 mod interruption;
+mod layouts;
+mod mistake_table;
 mod mistakes;
+mod multi_platform;
 mod outputs;
 mod registries;
+mod remote_contexts;
 mod store;
 
 use kiln_tests::{Registry, TestContext};
