@@ -1,0 +1,4 @@
+//! Runs the claims of `claims/expansion.rs` on what libFuzzer makes up. It knows nothing of them.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kiln_fuzz::expansion::check(data));
