@@ -63,29 +63,13 @@ const INSTRUCTIONS: &[Shape] = &[
         name: "heredocs",
         make: |n| repeated("", n / 4, |i| format!("COPY <<EOF /file{i}\nhello $PATH\nEOF\n\n")),
     },
-];
-
-/// What grows with the square: each RUN of the graph holds its whole environment, and the hint of a
-/// variable that is not set looks at all that are. Sizes are numbers of instructions.
-const GROWING: &[Shape] = &[
     Shape {
         name: "ENV and RUN in turn",
         make: |n| repeated("", n / 2, |i| format!("ENV NAME{i}=value\nRUN echo {i}\n")),
     },
     Shape {
-        name: "ARG and RUN in turn",
-        make: |n| repeated("", n / 2, |i| format!("ARG NAME{i}=value\nRUN echo {i}\n")),
-    },
-    Shape {
         name: "ENV of variables that are not set",
         make: |n| repeated("", n, |i| format!("ENV NAME{i}=$OTHER{i}\n")),
-    },
-    Shape {
-        name: "FROM the stage before, and ENV",
-        make: |n| {
-            let stages = repeated("", n / 2, |i| format!("FROM s{i} AS s{}\nENV NAME{i}=value\n", i + 1));
-            stages.replacen("FROM busybox\n", "FROM busybox AS s0\n", 1)
-        },
     },
 ];
 
@@ -195,10 +179,4 @@ fn ten_thousand_instructions_are_lowered_in_a_tenth_of_a_second() {
 #[test]
 fn a_thousand_stages_are_lowered_in_three_tenths_of_a_second() {
     check(STAGES, 1_000, STAGES_LIMIT, ATTEMPTS);
-}
-
-#[test]
-#[ignore = "grows with the square: each RUN holds its whole environment"]
-fn ten_thousand_instructions_of_a_growing_environment_are_lowered_in_a_tenth_of_a_second() {
-    check(GROWING, 10_000, INSTRUCTIONS_LIMIT, 1);
 }

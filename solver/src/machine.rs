@@ -148,11 +148,17 @@ impl Solver {
             failed: None,
             targets,
         };
-        for at in 0..solver.targets.len() {
+        // What is touched last is looked at first.
+        for at in (0..solver.targets.len()).rev() {
             solver.want(solver.targets[at].vertex, Want::Result);
         }
         solver.settle();
         solver
+    }
+
+    /// What it solves for.
+    pub fn targets(&self) -> &[Edge] {
+        &self.targets
     }
 
     /// The graph that it solves.
@@ -226,6 +232,13 @@ impl Solver {
             None if self.targets.iter().all(is_done) => Progress::Done,
             Some(_) | None => Progress::Waiting,
         }
+    }
+
+    /// Whether nothing is out and nothing is to be done, though the targets are not there: a defect of the
+    /// solver, which must not be waited for.
+    pub fn is_stuck(&self) -> bool {
+        let idle = self.outstanding == 0 && self.actions.is_empty() && self.ready.is_empty();
+        idle && matches!(self.progress(), Progress::Waiting)
     }
 
     /// The content of an output, once its vertex is done.

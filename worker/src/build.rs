@@ -157,6 +157,10 @@ impl<'a> Build<'a> {
             match solver.progress() {
                 Solved::Done => return None,
                 Solved::Failed(_) => return failure,
+                Solved::Waiting if solver.is_stuck() => {
+                    let target = solver.targets().first().map_or(VertexId(0), |edge| edge.vertex);
+                    return Some((target, WorkerError::Stuck));
+                }
                 Solved::Waiting => {}
             }
             let Some(Report { vertex, outcome }) = self.wait(receiver) else { continue };

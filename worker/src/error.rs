@@ -177,6 +177,9 @@ pub enum WorkerError {
     /// A thread of kiln's own panicked.
     #[error("a defect of kiln: a thread panicked; please report what it wrote above")]
     Panicked,
+    /// The solver has nothing to do and is not done.
+    #[error("a defect of kiln: it waits for a step that nobody does; please report it with the Dockerfile")]
+    Stuck,
     /// The user stopped it.
     #[error("canceled")]
     Canceled,
