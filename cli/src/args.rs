@@ -114,8 +114,8 @@ pub(crate) struct BuildArgs {
     /// Put a label on the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
-    /// Put an annotation on the image's manifest
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Put an annotation on the image's manifest, or as index:NAME=VALUE on the index
+    #[arg(long, value_name = "[LEVEL:]NAME=VALUE")]
     pub annotation: Vec<String>,
     /// Use nothing that is known from earlier builds
     #[arg(long)]

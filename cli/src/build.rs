@@ -1,5 +1,6 @@
 //! `kiln build`: reads, parses, lowers, builds, and tells of it. It does not know how any of them is done.
 
+mod annotations;
 mod graph;
 mod options;
 pub(crate) mod platforms;
@@ -83,6 +84,7 @@ pub(crate) fn run(
         worker.build(&request, &ProgressSink::new(&show), cancel).map_err(|e| failure::of_step(e, told))?;
     warnings.extend(plain.notices().iter().map(|noticed| failure::of_notice(noticed, told)));
     failure::tell_of_unused(&unused);
+    failure::tell_of_frontend(&options);
     tell::tell(&args, quiet, &result, &warnings, source)
 }
 

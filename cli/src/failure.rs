@@ -5,7 +5,7 @@ use crate::error::CommandError;
 use crate::plain::Noticed;
 use crate::render::{self, Source};
 use crate::stderr::{self, say};
-use kiln_frontend::UnusedBuildArg;
+use kiln_frontend::{BuildOptions, UnusedBuildArg};
 use kiln_grammar::ast::CopySource;
 use kiln_grammar::suggest::nearest;
 use kiln_grammar::{Diagnostic, IgnorePattern, Instruction, InstructionKind, Parse, Severity, Word};
@@ -88,6 +88,14 @@ pub(crate) fn tell_of_unused(unused: &[UnusedBuildArg]) {
     for UnusedBuildArg { name, near } in unused {
         let near = near.as_ref().map_or_else(String::new, |near| format!(": did you mean {near}?"));
         say(&format!("warning: no ARG declares the build argument {name}{near}"));
+    }
+}
+
+/// Tells of a frontend that was asked for: kiln is its own.
+pub(crate) fn tell_of_frontend(options: &BuildOptions) {
+    let asked = options.build_args.iter().rfind(|(name, _)| name == "BUILDKIT_SYNTAX");
+    if let Some((_, Some(frontend))) = asked {
+        say(&format!("warning: kiln reads the Dockerfile itself: BUILDKIT_SYNTAX={frontend} is not used"));
     }
 }
 

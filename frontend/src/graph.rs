@@ -11,7 +11,6 @@ use crate::options::{BuildOptions, NamedContext};
 use crate::stage_context::StandIns;
 use kiln_grammar::ast::CopySource;
 use kiln_grammar::expand::{Expanded, expand_word};
-use kiln_grammar::suggest::nearest;
 use kiln_grammar::{Dockerfile, Instruction, InstructionKind, Stage, Word};
 use kiln_oci::Platform;
 use std::borrow::Cow;
@@ -107,7 +106,14 @@ impl<'a> Graph<'a> {
             }
         }
         graph.refuse_circles()?;
-        if let [only] = graph.nodes.as_mut_slice() {
+        // As BuildKit: a mount counts as something besides, even one that is of no stage or image.
+        let has_mounts = |command: &Command<'_>| match &command.instruction.kind {
+            InstructionKind::Run(run) => !run.mounts.is_empty(),
+            _ => false,
+        };
+        if let [only] = graph.nodes.as_mut_slice()
+            && !only.commands.iter().any(has_mounts)
+        {
             only.name.clear();
         }
         Ok(graph)
@@ -127,9 +133,8 @@ impl<'a> Graph<'a> {
         }
         let place = self.nodes.first().map(|node| node.place).unwrap_or_default();
         let message = format!("target stage {name:?} could not be found");
-        let names = self.nodes[..self.stages].iter().map(|node| node.name.as_str());
         let listed = self.names.listed();
-        Err(match nearest(name, names) {
+        Err(match self.names.near_stage(name) {
             Some(near) => place.hinted(message, format!("did you mean {near}?")),
             None if listed.is_empty() => place.hinted(message, "no stage has a name"),
             None => place.hinted(message, format!("the stages are {listed}")),

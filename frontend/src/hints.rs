@@ -95,6 +95,11 @@ impl<'a> Names<'a> {
         nearest(name, earlier).map(|near| format!("did you mean the stage {near}?"))
     }
 
+    /// The name of a stage that was probably meant.
+    pub(crate) fn near_stage(&self, name: &str) -> Option<&str> {
+        nearest(name, self.stages.iter().map(|stage| stage.0))
+    }
+
     /// The stages that can be named, as a list for people.
     pub(crate) fn listed(&self) -> String {
         const SHOWN: usize = 12;
@@ -112,6 +117,15 @@ impl<'a> Names<'a> {
             _ => {}
         }
     }
+}
+
+/// A frontend that a Dockerfile is written for and that is not Docker's, so that kiln may read it wrongly.
+pub(crate) fn foreign_frontend(reference: &str) -> bool {
+    let name = reference.split(['@', ' ']).next().unwrap_or_default();
+    let name =
+        name.rsplit_once(':').map_or(name, |(name, tag)| if tag.contains('/') { reference } else { name });
+    let name = name.trim_start_matches("docker.io/");
+    !["docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0"].contains(&name)
 }
 
 /// What is wrong with a command that looks like a JSON array and is none; nothing where it does not
@@ -222,6 +236,19 @@ mod tests {
             ("ls", false),
         ] {
             assert_eq!(broken_array(text).is_some(), broken, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_dockers_own_frontends_are_what_kiln_is() {
+        for (reference, foreign) in [
+            ("docker/dockerfile:1", false),
+            ("docker.io/docker/dockerfile:1.20-labs@sha256:00", false),
+            ("dockerfile.v0", false),
+            ("localhost:5000/my/frontend", true),
+            ("earthly/dockerfile:1", true),
+        ] {
+            assert_eq!(foreign_frontend(reference), foreign, "{reference}");
         }
     }
 

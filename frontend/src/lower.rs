@@ -146,6 +146,14 @@ fn attempt(
         }
         lints.adopt(diagnostic);
     }
+    if let Some(syntax) = &parse.dockerfile.directives.syntax
+        && options.build_arg("BUILDKIT_SYNTAX").is_none()
+        && hints::foreign_frontend(&syntax.raw)
+    {
+        let message = format!("kiln reads the Dockerfile itself: the frontend {} is not used", syntax.raw);
+        let hint = "what only that frontend knows is not understood".to_owned();
+        lints.note(Place::of_line(syntax.span, 1), message, hint);
+    }
     let mut lowering = match prepare(parse, options, &mut lints) {
         Ok(lowering) => lowering,
         Err(error) => return (lints, Err(error)),

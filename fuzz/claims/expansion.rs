@@ -118,7 +118,9 @@ fn check_variables(case: &Case<'_>) {
     };
     let env = |name: &str| case.env.get(name).map(|value| (*value).to_owned());
     for (name, value) in case.env.iter().filter(|(name, value)| is_name(name) && value.len() <= MAX_ADDED) {
-        for text in [format!("${name}"), format!("${{{name}}}"), format!("\"${name}\""), format!("${{{name}-x}}")] {
+        for text in
+            [format!("${name}"), format!("${{{name}}}"), format!("\"${name}\""), format!("${{{name}-x}}")]
+        {
             let lexer = Lexer { raw_quotes: false, skip_quotes: false, ..case.lexer };
             let expanded = lexer.expand(&text, &env);
             assert_eq!(expanded.as_ref().map(|e| e.value.as_str()), Ok(*value), "{text}");

@@ -26,7 +26,10 @@ pub fn check(data: &[u8]) {
 
 fn check_form(dockerfile: &Dockerfile) {
     for instruction in &dockerfile.global_args {
-        assert!(matches!(instruction.kind, InstructionKind::Arg(_)), "before the first FROM: {instruction:?}");
+        assert!(
+            matches!(instruction.kind, InstructionKind::Arg(_)),
+            "before the first FROM: {instruction:?}"
+        );
     }
     for stage in &dockerfile.stages {
         let InstructionKind::From { alias, .. } = &stage.from.kind else { panic!("{:?}", stage.from) };

@@ -67,11 +67,16 @@ fn check_path(list: &PatternList, rules: &[Rule], path: &str) {
     let wanted = is_ignored(rules, path);
     assert_eq!(list.matches(path.as_bytes()), wanted, "{path:?} by {:?}", texts(rules));
     for (at, _) in path.match_indices('/') {
-        let folder = path[..at].as_bytes();
+        let folder = &path.as_bytes()[..at];
         let of_folder = list.matches_folder(folder);
         assert_eq!(of_folder != Matched::No, list.matches(folder));
         if !wanted {
-            assert!(of_folder != Matched::Whole, "{path:?} is lost with {:?}: {:?}", &path[..at], texts(rules));
+            assert!(
+                of_folder != Matched::Whole,
+                "{path:?} is lost with {:?}: {:?}",
+                &path[..at],
+                texts(rules)
+            );
         } else {
             let is_reached = of_folder != Matched::No || list.may_match_beneath(folder);
             assert!(is_reached, "{path:?} is not found in {:?}: {:?}", &path[..at], texts(rules));
@@ -149,9 +154,9 @@ fn fits(pattern: &[char], path: &[char]) -> bool {
             let Some((c, below)) = path.split_first() else { return false };
             match (first, rest) {
                 ('?', _) => *c != '/' && fits(rest, below),
-                ('[', _) => class(rest).is_some_and(|class| {
-                    class.has(*c) && fits(&rest[class.length..], below)
-                }),
+                ('[', _) => {
+                    class(rest).is_some_and(|class| class.has(*c) && fits(&rest[class.length..], below))
+                }
                 ('\\', [escaped, rest @ ..]) => escaped == c && fits(rest, below),
                 _ => first == c && fits(rest, below),
             }

@@ -69,8 +69,7 @@ fn lowered(case: &Case<'_>, parse: &Parse) -> Result<Lowered, LowerError> {
 fn read(input: &str) -> Case<'_> {
     let (lines, dockerfile) = input.split_once("\n---\n").unwrap_or(("", input));
     let platform = Platform::new("linux", "amd64", None);
-    let mut case =
-        Case { options: BuildOptions::new(platform.clone()), base: base(&platform), dockerfile };
+    let mut case = Case { options: BuildOptions::new(platform.clone()), base: base(&platform), dockerfile };
     for line in lines.lines() {
         let (name, value) = line.split_once(' ').unwrap_or((line, ""));
         read_option(&mut case, name, value);

@@ -148,8 +148,7 @@ impl Solver {
             failed: None,
             targets,
         };
-        // What is touched last is looked at first.
-        for at in (0..solver.targets.len()).rev() {
+        for at in 0..solver.targets.len() {
             solver.want(solver.targets[at].vertex, Want::Result);
         }
         solver.settle();

@@ -52,18 +52,20 @@ pub(crate) struct Blobs {
 pub(crate) struct Documents {
     pub manifest: Manifest,
     pub manifest_bytes: Vec<u8>,
+    /// What is put on the manifest's descriptor.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What leaves the machine under one name: an image, or an index of several.
 #[derive(Debug)]
 pub(crate) enum Release {
     One(Box<Documents>),
-    Several { images: Vec<Documents>, media_type: MediaType, index: Vec<u8> },
+    Several { images: Vec<Documents>, index: Vec<u8>, descriptor: Box<Descriptor> },
 }
 
 impl Release {
-    /// An index of images, in this order.
-    pub fn index(images: Vec<(Platform, Documents)>) -> Release {
+    /// An index of images, in this order, with its annotations.
+    pub fn index(images: Vec<(Platform, Documents)>, annotations: BTreeMap<String, String>) -> Release {
         let listed = |(platform, documents): &(Platform, Documents)| Descriptor {
             platform: Some(platform.clone()),
             ..documents.descriptor()
@@ -72,18 +74,19 @@ impl Release {
             schema_version: 2,
             media_type: Some(MediaType::OciIndex),
             manifests: images.iter().map(listed).collect(),
-            annotations: BTreeMap::new(),
+            annotations,
         };
         let index = serde_json::to_vec(&index).unwrap_or_default();
         let images = images.into_iter().map(|(_, documents)| documents).collect();
-        Release::Several { images, media_type: MediaType::OciIndex, index }
+        let descriptor = Box::new(Descriptor::of(MediaType::OciIndex, &index));
+        Release::Several { images, index, descriptor }
     }
 
     /// The descriptor of what the name stands for, and its bytes.
     pub fn top(&self) -> (Descriptor, &[u8]) {
         match self {
             Release::One(documents) => (documents.descriptor(), &documents.manifest_bytes),
-            Release::Several { media_type, index, .. } => (Descriptor::of(media_type.clone(), index), index),
+            Release::Several { descriptor, index, .. } => (Descriptor::clone(descriptor), index),
         }
     }
 
@@ -107,7 +110,8 @@ impl Documents {
     /// The manifest's descriptor.
     pub fn descriptor(&self) -> Descriptor {
         let media_type = self.manifest.media_type.clone().unwrap_or(MediaType::OciManifest);
-        Descriptor::of(media_type, &self.manifest_bytes)
+        let annotations = self.annotations.clone();
+        Descriptor { annotations, ..Descriptor::of(media_type, &self.manifest_bytes) }
     }
 }
 
@@ -255,7 +259,7 @@ impl Exporter<'_> {
         let manifest_bytes = serde_json::to_vec(&manifest).unwrap_or_default();
         self.store.content.put(&config_bytes)?;
         self.store.content.put(&manifest_bytes)?;
-        Ok(Documents { manifest, manifest_bytes })
+        Ok(Documents { manifest, manifest_bytes, annotations: BTreeMap::new() })
     }
 
     /// Pushes blobs, configs, the manifests that an index lists and, last of all, what the name stands for.
@@ -303,11 +307,11 @@ impl Exporter<'_> {
             documents.push(self.documents_of(image, to)?);
         }
         let release = match named.row.index() {
-            Some((digest, media_type)) => Release::Several {
-                images: documents,
-                media_type: media_type.clone(),
-                index: self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?,
-            },
+            Some((digest, media_type)) => {
+                let index = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?;
+                let descriptor = Box::new(Descriptor::of(media_type.clone(), &index));
+                Release::Several { images: documents, index, descriptor }
+            }
             None => match documents.pop() {
                 Some(only) => Release::One(Box::new(only)),
                 None => return Err(WorkerError::NoImage(named.row.name.clone())),
@@ -326,7 +330,7 @@ impl Exporter<'_> {
         let manifest: Manifest = serde_json::from_slice(bytes)
             .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
         let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
-        Ok(Documents { manifest, manifest_bytes: bytes.clone() })
+        Ok(Documents { manifest, manifest_bytes: bytes.clone(), annotations: BTreeMap::new() })
     }
 }
 

@@ -2,6 +2,7 @@
 //! It does not know Dockerfiles, flags or terminals.
 
 mod absence;
+mod annotation;
 mod build;
 mod cache_mount;
 mod cdi;
@@ -26,6 +27,7 @@ mod view;
 mod worker;
 
 pub use absence::Absence;
+pub use annotation::{Annotation, AnnotationLevel};
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};

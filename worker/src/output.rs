@@ -10,7 +10,8 @@ mod whole;
 pub use whole::write_whole;
 
 use crate::WorkerError;
-use crate::export::{Compress, Exporter, Release, config_bytes, mount_sources};
+use crate::annotation::{AnnotationLevel, annotations_of};
+use crate::export::{Compress, Documents, Exporter, Release, config_bytes, mount_sources};
 use crate::layer::Stack;
 use crate::meta::ImageRow;
 use crate::store::now_s;
@@ -167,8 +168,10 @@ impl Writer<'_> {
                 let blobs = self.exporter.blobs(stack, self.output.compress, docker, latest_s)?;
                 let mut config = config.clone();
                 config.rootfs.diff_ids = blobs.diff_ids;
-                let annotations = self.request.annotations.clone();
-                self.exporter.documents(&config, blobs.descriptors, docker, annotations)
+                let on = |level| annotations_of(&self.request.annotations, level, Some(&target.platform));
+                let annotations = on(AnnotationLevel::Manifest);
+                let made = self.exporter.documents(&config, blobs.descriptors, docker, annotations)?;
+                Ok(Documents { annotations: on(AnnotationLevel::ManifestDescriptor), ..made })
             })?;
             images.push((target.platform.clone(), documents));
         }
@@ -178,7 +181,11 @@ impl Writer<'_> {
         {
             return Ok(Release::One(Box::new(only)));
         }
-        let release = Release::index(images);
+        let on = |level| annotations_of(&self.request.annotations, level, None);
+        let mut release = Release::index(images, on(AnnotationLevel::Index));
+        if let Release::Several { descriptor, .. } = &mut release {
+            descriptor.annotations = on(AnnotationLevel::IndexDescriptor);
+        }
         self.exporter.store.content.put(release.top().1)?;
         Ok(release)
     }

@@ -1,6 +1,7 @@
 //! A worker: the store and the registries of one process, and what can be asked of it.
 
 use crate::WorkerError;
+use crate::annotation::Annotation;
 use crate::build::Build;
 use crate::cdi::DeviceAccess;
 use crate::export::Exporter;
@@ -67,8 +68,8 @@ pub struct BuildRequest {
     pub shm_size_bytes: u64,
     /// Empties the cache mounts that the build uses.
     pub empty_caches: bool,
-    /// Annotations of the result's manifests.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the result's documents.
+    pub annotations: Vec<Annotation>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
 }
@@ -101,7 +102,7 @@ impl BuildRequest {
             jobs: 1,
             shm_size_bytes: 0,
             empty_caches: false,
-            annotations: BTreeMap::new(),
+            annotations: Vec::new(),
             outputs: Vec::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! What the worker is asked for: the graph with the images, secrets, agents and devices that steps may have.
 //! It does not know how the graph was made.
 
+use super::annotations::annotations;
 use super::graph::Graph;
 use super::options::{device_entitlement, pair};
 use crate::args::BuildArgs;
@@ -35,7 +36,7 @@ pub(super) fn request(
         jobs: args.jobs.map_or(cores * JOBS_PER_CORE, usize::from),
         shm_size_bytes: u64::try_from(options.shm_size_bytes).unwrap_or_default(),
         empty_caches: args.no_cache,
-        annotations: args.annotation.iter().map(|a| pair(a)).collect(),
+        annotations: annotations(&args.annotation, options.multi_platform)?,
         outputs,
     })
 }

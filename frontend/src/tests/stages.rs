@@ -49,6 +49,10 @@ fn the_target_is_named_in_any_case() {
         Err(LowerError::Diagnostic(d)) => assert_eq!(d.hint.as_deref(), Some("did you mean one?")),
         other => panic!("{other:?}"),
     }
+    match lowered("FROM busybox AS build", &with("bulid")) {
+        Err(LowerError::Diagnostic(d)) => assert_eq!(d.hint.as_deref(), Some("did you mean build?")),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{NONE, busybox, on_busybox};
 use kiln_oci::{Descriptor, Digest, Index, Manifest, MediaType, Platform};
 use kiln_tests::{BaseImage, Finished, ImageAssert, LayerEntry, Registry, TestContext, members_of};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// A Dockerfile that needs no process, so that it can be built for any platform.
 const COPIES: &str =
@@ -203,6 +204,36 @@ fn what_docker_load_reads_holds_no_index() {
     let finished = context.build(["--platform", BOTH, "-o", &output]).fails_with(2);
     finished.says("type=docker").does_not_say("COPY");
     assert!(!context.path("image.tar").exists());
+}
+
+#[test]
+fn annotations_stand_where_they_were_put() {
+    let context = copies();
+    let mut args = vec!["--platform", BOTH];
+    let all = [
+        "a=plain",
+        "manifest[linux/amd64]:a=amd64",
+        "index:b=index",
+        "manifest-descriptor[linux/arm64]:c=listed",
+    ];
+    all.iter().for_each(|text| args.extend(["--annotation", text]));
+    args.extend(["--annotation", "index-descriptor:d=top"]);
+    let (top, images, _) = index_of(&context, &args);
+    let on = |annotations: &BTreeMap<String, String>, name: &str| {
+        annotations.get(name).cloned().unwrap_or_default()
+    };
+    assert_eq!(
+        images.iter().map(|i| on(&i.manifest.annotations, "a")).collect::<Vec<_>>(),
+        ["plain", "amd64"]
+    );
+    assert_eq!(images.iter().map(|i| on(&i.descriptor.annotations, "c")).collect::<Vec<_>>(), ["listed", ""]);
+    assert_eq!(on(&top.annotations, "d"), "top");
+    let members = members_of(&context.path("index.tar"));
+    let bytes = &members[&format!("blobs/sha256/{}", top.digest.hex())];
+    let index: Index = serde_json::from_slice(bytes).expect("an index");
+    assert_eq!(index.annotations, BTreeMap::from([("b".to_owned(), "index".to_owned())]));
+    let finished = context.build(["--annotation", "index:b=c"]).fails_with(2);
+    finished.says("--annotation index:b=c");
 }
 
 #[test]
