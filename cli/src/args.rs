@@ -202,13 +202,13 @@ pub(crate) struct BuildArgs {
     pub security_opt: Vec<String>,
     #[arg(short, long, hide = true)]
     pub memory: Vec<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_hyphen_values = true)]
     pub memory_swap: Vec<String>,
     #[arg(short, long, hide = true)]
     pub cpu_shares: Vec<String>,
     #[arg(long, hide = true)]
     pub cpu_period: Vec<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_hyphen_values = true)]
     pub cpu_quota: Vec<String>,
     #[arg(long, hide = true)]
     pub cpuset_cpus: Vec<String>,

@@ -12,7 +12,7 @@ use kiln_frontend::{
 };
 use kiln_grammar::{Parse, Severity, parse, parse_ignore};
 use kiln_oci::{DiffId, Digest, History, ImageConfig, Platform};
-use kiln_solver::{Definition, Edge, FileInput, FileOp, MountKind, Op, Vertex};
+use kiln_solver::{Definition, Edge, FileActionKind, FileInput, FileOp, MountKind, Op, Vertex};
 
 /// What an instruction costs although it is short: a vertex with its platform, places and names, a line of
 /// the history, warnings.
@@ -270,6 +270,8 @@ fn check_vertex(vertex: &Vertex) {
 fn check_file(file: &FileOp, inputs: usize) {
     assert!(!file.actions.is_empty());
     for (number, action) in file.actions.iter().enumerate() {
+        let is_copy = matches!(action.kind, FileActionKind::Copy(_));
+        assert_eq!(action.secondary_input.is_some(), is_copy, "a copy, and nothing else, has a source");
         for input in std::iter::once(action.input).chain(action.secondary_input) {
             match input {
                 FileInput::Scratch => {}

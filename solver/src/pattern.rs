@@ -597,6 +597,32 @@ mod tests {
     }
 
     #[test]
+    fn patterns_that_are_malformed_are_told_from_those_that_match_nothing() {
+        for (pattern, is_good) in [
+            ("", true),
+            ("a*?.txt", true),
+            ("a]", true),
+            ("[a-c]/[^x]", true),
+            ("[\\]]", true),
+            ("\\[", true),
+            ("ö[ä-ü]", true),
+            ("a[", false),
+            ("[]a]", false),
+            ("[a", false),
+            ("[a-]", false),
+            ("[^]", false),
+            ("[-a]", false),
+            ("[a]b[", false),
+            ("a\\", false),
+            ("[\\", false),
+        ] {
+            assert_eq!(check_wildcards(pattern.as_bytes()).is_ok(), is_good, "{pattern}");
+        }
+        let error = check_wildcards(b"x/d[").expect_err("it is not closed");
+        assert!(error.to_string().contains("syntax error in pattern `x/d[`"), "{error}");
+    }
+
+    #[test]
     fn lists_match_as_in_moby() {
         for (patterns, path, want) in [
             (&["**"][..], "file", true),

@@ -427,3 +427,32 @@ fn copy_all(tree: &Tree, dest: &Path) -> Result<(), WorkerError> {
     copy_tree(tree, b"", &Tree::open(dest)?, b"", &options)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn the_newest_file_is_looked_for_in_all_folders_and_they_do_not_count() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let newest = || {
+            let tree = Tree::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
+            newest_file(&tree, b"").unwrap_or_else(|e| panic!("{e}"))
+        };
+        let date = |path: &str, time_s: u64| {
+            let path = folder.path().join(path);
+            let file = File::options().append(true).create(true).open(path);
+            let dated = file.and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_secs(time_s)));
+            dated.unwrap_or_else(|e| panic!("{e}"));
+        };
+        assert!(std::fs::create_dir_all(folder.path().join("a/b")).is_ok());
+        assert!(std::os::unix::fs::symlink("a", folder.path().join("link")).is_ok());
+        assert_eq!(newest(), None);
+        date("a/old", 7);
+        assert_eq!(newest(), Some(7));
+        date("a/b/new", 9);
+        date("top", 8);
+        assert_eq!(newest(), Some(9));
+    }
+}

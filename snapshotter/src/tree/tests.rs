@@ -71,6 +71,22 @@ fn directories_are_made_through_links_and_kept_if_they_exist() {
 }
 
 #[test]
+fn a_directory_is_dated_through_links_and_nothing_in_it_or_outside() {
+    let (folder, tree) = tree();
+    let file = tree.stat(b"dir/file", false).unwrap().mtime;
+    let outside = folder.path().join("dir").metadata().unwrap().mtime();
+    tree.set_directory_mtime(b"abs", (1000, 5)).unwrap();
+    assert_eq!(tree.stat(b"dir", false).unwrap().mtime, (1000, 5));
+    assert_eq!(tree.stat(b"dir/file", false).unwrap().mtime, file);
+    assert_eq!(folder.path().join("dir").metadata().unwrap().mtime(), outside);
+    tree.set_directory_mtime(b"", (-7, 0)).unwrap();
+    assert_eq!(folder.path().join("root").metadata().unwrap().mtime(), -7);
+    for path in ["none", "to-file", "out"] {
+        assert!(tree.set_directory_mtime(path.as_bytes(), (1, 0)).is_err(), "{path}");
+    }
+}
+
+#[test]
 fn files_are_written_in_place_of_links() {
     let (folder, tree) = tree();
     let write = |path: &[u8]| tree.write_file(path, 0o640, Some((1, 2)), Some((9, 0)), &mut &b"new"[..]);

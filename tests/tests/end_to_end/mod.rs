@@ -1,5 +1,6 @@
 //! Claims about the built binary, each a test that runs it as a process.
 
+mod as_buildkit;
 mod caching;
 mod contexts;
 mod debug;

@@ -144,14 +144,14 @@ fn a_dockerfile_of_an_archive_does_not_lead_out_of_it() {
 }
 
 /// A git server, until it is dropped.
-struct GitServer {
+pub(super) struct GitServer {
     daemon: Child,
-    address: String,
+    pub(super) address: String,
 }
 
 impl GitServer {
     /// Serves the context as a repository with the branch `main`, in which its files are.
-    fn start(context: &TestContext) -> GitServer {
+    pub(super) fn start(context: &TestContext) -> GitServer {
         let git = |args: &[&str]| {
             let who = ["-c", "user.name=test", "-c", "user.email=test@test"];
             let mut command = Command::new("git");
