@@ -154,7 +154,7 @@ pub(crate) struct BuildArgs {
     /// A secret for RUN, as id=NAME,src=FILE or id=NAME,env=VARIABLE
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
-    /// An ssh agent for RUN: default, or ID=SOCKET
+    /// An ssh agent for RUN: default, ID=SOCKET or ID=KEYFILE[,KEYFILE…]
     #[arg(long, value_name = "AGENT")]
     pub ssh: Vec<String>,
     /// The network of RUN: default, host or none
@@ -229,6 +229,22 @@ pub(crate) struct BuildArgs {
 }
 
 impl BuildArgs {
+    /// The flags that were given and that change nothing, but which somebody may count on.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let given = [
+            ("--isolation", self.isolation.iter().all(|value| value == "default")),
+            ("--security-opt", self.security_opt.is_empty()),
+            ("--memory", self.memory.is_empty()),
+            ("--memory-swap", self.memory_swap.is_empty()),
+            ("--cpu-shares", self.cpu_shares.is_empty()),
+            ("--cpu-period", self.cpu_period.is_empty()),
+            ("--cpu-quota", self.cpu_quota.is_empty()),
+            ("--cpuset-cpus", self.cpuset_cpus.is_empty()),
+            ("--cpuset-mems", self.cpuset_mems.is_empty()),
+        ];
+        given.into_iter().filter(|(_, is_nothing)| !is_nothing).map(|(flag, _)| flag).collect()
+    }
+
     /// Reads `--call` as what it stands for.
     pub fn settled(mut self) -> Result<BuildArgs, CommandError> {
         if let Some(call) = self.call.take() {

@@ -1,6 +1,7 @@
 //! `kiln build`: reads, parses, lowers, builds, and tells of it. It does not know how any of them is done.
 
-mod annotations;
+mod agents;
+pub(crate) mod annotations;
 mod graph;
 mod options;
 pub(crate) mod platforms;
@@ -33,10 +34,14 @@ pub(crate) fn run(
     open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
     cancel: &CancelToken,
 ) -> Result<(), CommandError> {
-    let outputs = outputs::parse_all(&args.outputs, &args.tags, args.push, args.load)?;
     let platforms = Platforms::of(&args)?;
+    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index: platforms.is_index };
+    let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
     if platforms.is_index {
         outputs::refuse_docker(&outputs)?;
+    }
+    for flag in args.without_effect() {
+        say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
     let worker = open(&args.insecure_registry)?;
     let inputs = contexts::read(&args, &worker)?;
@@ -56,7 +61,8 @@ pub(crate) fn run(
     let mut times: Vec<(EpochSource, Option<i64>)> = Vec::new();
     for platform in platforms.all {
         let mut options = BuildOptions { target_platform: platform, ..options.clone() };
-        let named = kiln_frontend::epoch_source(&parse, &options);
+        // A check needs no times, and reports what is wrong with their names by itself.
+        let named = if args.check { Ok(None) } else { kiln_frontend::epoch_source(&parse, &options) };
         if let Some(named) = named.map_err(|e| lower_error(e, source, &mut resolver))? {
             options.source_date_epoch = time_of(named, &mut times, &args, &worker)?;
         }
@@ -125,9 +131,9 @@ fn refuse_mistakes(parse: &Parse, source: Source<'_>, args: &BuildArgs) -> Resul
     let mut warnings = Vec::new();
     // Nothing is resolved: it ends at the first mistake.
     let _ = kiln_frontend::lower_telling(parse, &options, &mut |_| Vec::new(), &mut warnings);
-    if let (true, Some(format)) = (args.check, args.format) {
-        let error = (first.clone(), CommandError::Dockerfile { text: String::new() });
-        return check::report(format, source, &warnings, Some(error));
+    if let (true, Some(format @ (CheckFormat::Json | CheckFormat::Sarif))) = (args.check, args.format) {
+        let error = CommandError::Dockerfile { text: String::new() };
+        return check::report(format, source, &warnings, &errors, Some(error));
     }
     let mut text = render::diagnostics(source, &errors);
     text.push_str(&format!("ERROR: dockerfile parse error on line {}: {}\n", first.line, first.message));
@@ -201,9 +207,9 @@ fn check_all(
         graph::add_warnings(&mut warnings, checked.warnings);
         if let Some(error) = checked.error {
             let shown = shown(&error);
-            let error = (shown, lower_error(error, source, resolver));
-            return check::report(format, source, &warnings, Some(error));
+            let error = lower_error(error, source, resolver);
+            return check::report(format, source, &warnings, &[shown], Some(error));
         }
     }
-    check::report(format, source, &warnings, None)
+    check::report(format, source, &warnings, &[], None)
 }

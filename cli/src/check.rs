@@ -21,19 +21,19 @@ pub(crate) enum CheckFormat {
     Sarif,
 }
 
-/// Tells what was found, and says by its error whether that is anything. `error` is why the Dockerfile can't
-/// be built, and how that ends the command.
+/// Tells what was found, and says by its error whether that is anything. `mistakes` are why the Dockerfile can't
+/// be built, and `error` is how that ends the command.
 pub(crate) fn report(
     format: CheckFormat,
     source: Source<'_>,
     warnings: &[Diagnostic],
-    error: Option<(Diagnostic, CommandError)>,
+    mistakes: &[Diagnostic],
+    error: Option<CommandError>,
 ) -> Result<(), CommandError> {
-    let (shown, error) = error.unzip();
     let document = match format {
         CheckFormat::Text => return text(source, warnings, error),
-        CheckFormat::Json => as_json(source, warnings, shown.as_ref()),
-        CheckFormat::Sarif => as_sarif(source, warnings, shown.as_ref()),
+        CheckFormat::Json => as_json(source, warnings, mistakes.first()),
+        CheckFormat::Sarif => as_sarif(source, warnings, mistakes),
     };
     let mut bytes = serde_json::to_vec_pretty(&document).unwrap_or_default();
     bytes.push(b'\n');
@@ -134,7 +134,7 @@ fn ranges(source: Source<'_>, finding: &Diagnostic) -> Value {
     })
 }
 
-fn as_sarif(source: Source<'_>, warnings: &[Diagnostic], error: Option<&Diagnostic>) -> Value {
+fn as_sarif(source: Source<'_>, warnings: &[Diagnostic], mistakes: &[Diagnostic]) -> Value {
     let rules = LINTS.iter().map(|lint| {
         json!({
             "id": lint.name,
@@ -149,7 +149,7 @@ fn as_sarif(source: Source<'_>, warnings: &[Diagnostic], error: Option<&Diagnost
             "level": if finding.severity == Severity::Error { "error" } else { "warning" },
             "message": {"text": detail(finding)},
             "locations": [{"physicalLocation": {
-                "artifactLocation": {"uri": source.name},
+                "artifactLocation": {"uri": as_uri(source.name)},
                 "region": {
                     "startLine": first.line,
                     "startColumn": first.column,
@@ -173,9 +173,23 @@ fn as_sarif(source: Source<'_>, warnings: &[Diagnostic], error: Option<&Diagnost
                 "rules": rules.collect::<Vec<_>>(),
             }},
             "columnKind": "unicodeCodePoints",
-            "results": warnings.iter().chain(error).map(result).collect::<Vec<_>>(),
+            "results": warnings.iter().chain(mistakes).map(result).collect::<Vec<_>>(),
         }],
     })
+}
+
+/// A file's name as a relative reference of RFC 3986.
+fn as_uri(name: &str) -> String {
+    let mut uri = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                uri.push(byte.into())
+            }
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    uri
 }
 
 /// What a finding says, with what to do about it.
@@ -207,6 +221,12 @@ fn lines(source: Source<'_>, finding: &Diagnostic) -> (At, At) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_files_are_uris() {
+        assert_eq!(as_uri("Dockerfile.dev"), "Dockerfile.dev");
+        assert_eq!(as_uri("D #%ä"), "D%20%23%25%C3%A4");
+    }
 
     #[test]
     fn pages_are_named_after_their_rules() {

@@ -71,11 +71,12 @@ fn worker_code(error: &WorkerError) -> u8 {
     match error {
         // What a registry answers: an error, or an image that can't be used.
         WorkerError::Registry(_)
-        | WorkerError::NoPlatform { .. }
         | WorkerError::Document { .. }
         | WorkerError::Config { .. }
         | WorkerError::LayerCount { .. }
         | WorkerError::Content(LayoutError::Mismatch { .. }) => 3,
+        // An image in a folder comes of no registry.
+        WorkerError::NoPlatform { reference, .. } if !reference.starts_with(kiln_oci::LAYOUT_SCHEME) => 3,
         WorkerError::Canceled => 130,
         WorkerError::Vertex { error, .. } => worker_code(error),
         _ => 1,

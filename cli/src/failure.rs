@@ -28,8 +28,10 @@ pub(crate) fn of_step(error: WorkerError, told: Told<'_>) -> CommandError {
         return error.into();
     };
     let mut picture = String::new();
-    if !log.is_empty() {
-        let name = name.replace(['\n', '\r'], " ");
+    let name = name.replace(['\n', '\r'], " ");
+    // With several platforms the name says for which one it failed.
+    let names_platform = name.starts_with("[linux/") || name.starts_with("[windows/");
+    if !log.is_empty() || names_platform {
         picture.push_str(&format!("------\n > {name}:\n"));
         for line in log.iter().flat_map(|line| stderr::shown_lines(line)) {
             picture.push_str(&String::from_utf8_lossy(line));
@@ -40,7 +42,9 @@ pub(crate) fn of_step(error: WorkerError, told: Told<'_>) -> CommandError {
     match (&*error, instruction_at(told.parse, &lines)) {
         (WorkerError::NotFound { path, around, .. }, Some(instruction)) => {
             let word = word_of(instruction, path);
-            let hint = why_absent(word.map_or(path.as_str(), |word| &word.raw), around, told);
+            let written = word.map_or(path.as_str(), |word| &word.raw);
+            let of_context = is_of_context(instruction, word).then(|| hint_of_context(written, around, told));
+            let hint = of_context.flatten().or_else(|| near_by(around));
             let diagnostic = Diagnostic {
                 severity: Severity::Error,
                 rule: None,
@@ -130,8 +134,22 @@ fn paths(sources: &[CopySource]) -> Vec<&Word> {
     words.flatten().collect()
 }
 
-/// Why a path is not there, and what to write instead.
-fn why_absent(written: &str, around: &Absence, told: Told<'_>) -> Option<String> {
+/// Whether a word of an instruction is looked for in the main context.
+fn is_of_context(instruction: &Instruction, word: Option<&Word>) -> bool {
+    match &instruction.kind {
+        InstructionKind::Copy(copy) => copy.from.is_none(),
+        InstructionKind::Add(_) => true,
+        InstructionKind::Run(run) => {
+            let mut named =
+                run.mounts.iter().filter(|mount| word.is_some_and(|w| w.span == mount.value.span));
+            named.any(|mount| mount.fields.iter().all(|(key, _)| key != "from"))
+        }
+        _ => false,
+    }
+}
+
+/// Why a path is not in the context, and what to write instead.
+fn hint_of_context(written: &str, around: &Absence, told: Told<'_>) -> Option<String> {
     let name = told.ignore_name;
     if let Some(pattern) = &around.ignored_by {
         let of_line = |p: &&IgnorePattern| !p.negated && p.pattern == *pattern;
@@ -152,6 +170,20 @@ fn why_absent(written: &str, around: &Absence, told: Told<'_>) -> Option<String>
     if written.contains('\\') && !written.contains('/') {
         return Some("names in a path have / between them".to_owned());
     }
+    let is_of_host = near_by(around).is_none() && written.starts_with('/') && Path::new(written).exists();
+    is_of_host.then(|| {
+        format!(
+            "{written} of this machine is not in the context: paths begin at the context; give --build-context \
+             NAME=FOLDER and write COPY --from=NAME for what is elsewhere"
+        )
+    })
+}
+
+/// What there is instead of a path, in the place where it was looked for.
+fn near_by(around: &Absence) -> Option<String> {
+    if around.folder.is_empty() {
+        return None;
+    }
     let below = |name: &str| format!("{}/{name}", around.folder.trim_end_matches('/'));
     if let Some(there) = around.siblings.iter().find(|name| name.eq_ignore_ascii_case(&around.missing)) {
         return Some(format!("there is {}, which differs in case only", below(there)));
@@ -161,12 +193,6 @@ fn why_absent(written: &str, around: &Absence, told: Told<'_>) -> Option<String>
     }
     if let Some(there) = &around.elsewhere {
         return Some(format!("there is {there}; paths begin at /, not at WORKDIR"));
-    }
-    if written.starts_with('/') && Path::new(written).exists() {
-        return Some(format!(
-            "{written} of this machine is not in the context: paths begin at the context; give --build-context \
-             NAME=FOLDER and write COPY --from=NAME for what is elsewhere"
-        ));
     }
     around.siblings.is_empty().then(|| format!("{} is empty", around.folder))
 }

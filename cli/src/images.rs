@@ -4,8 +4,9 @@ use crate::args::{ImagesArgs, InspectArgs, PullArgs, PushArgs, RmiArgs, TagArgs}
 use crate::error::CommandError;
 use crate::outputs::reference;
 use crate::plain::Plain;
+use crate::stderr::say;
 use kiln_oci::Platform;
-use kiln_worker::{Image, NamedImages, ProgressSink, Worker};
+use kiln_worker::{Image, NamedImages, ProgressSink, Worker, WorkerError};
 use std::io::Write;
 
 /// Writes to standard output.
@@ -50,7 +51,8 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
         return print(&out);
     }
     if args.format == "json" {
-        for NamedImages { row, images: found } in images {
+        for NamedImages { row, images: found, flaw } in images {
+            tell_of_flaw(&row.name, flaw.as_ref());
             let line = serde_json::json!({"name": row.name, "id": row.id, "digest": row.manifest.as_ref().map(|m| m.0),
                 "created": created(&found), "size": worker.size_bytes(&row.diff_ids)?, "platform": platforms(&found)});
             out.push_str(&format!("{line}\n"));
@@ -59,7 +61,8 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
     }
     let head = ["NAME", "ID", "PLATFORM", "CREATED", "SIZE"].map(str::to_owned);
     let mut rows = vec![head];
-    for NamedImages { row, images: found } in images {
+    for NamedImages { row, images: found, flaw } in images {
+        tell_of_flaw(&row.name, flaw.as_ref());
         let name = familiar(&row.name);
         let created = created(&found).unwrap_or_default();
         let created = created.get(..19).unwrap_or(&created).replace('T', " ");
@@ -76,6 +79,14 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
         out.push('\n');
     }
     print(&out)
+}
+
+/// Says which image can't be read; the others are listed all the same.
+fn tell_of_flaw(name: &str, flaw: Option<&WorkerError>) {
+    if let Some(flaw) = flaw {
+        let name = familiar(name);
+        say(&format!("warning: {name} can't be read: {flaw}; build or pull it again, or kiln rmi {name}"));
+    }
 }
 
 /// The platforms of what a name stands for.
@@ -110,7 +121,7 @@ fn human_size(bytes: u64) -> String {
 pub(crate) fn inspect(worker: &Worker, args: &InspectArgs) -> Result<(), CommandError> {
     let mut all = Vec::new();
     for name in &args.names {
-        let NamedImages { row, images: found } = worker.find(&reference("NAME", name)?)?;
+        let NamedImages { row, images: found, .. } = worker.find(&reference("NAME", name)?)?;
         let same = worker.list()?.into_iter().filter(|other| other.row.id == row.id);
         let names: Vec<String> = same.map(|other| familiar(&other.row.name)).collect();
         let index = row.index().map(|(digest, _)| digest);

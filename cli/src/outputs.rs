@@ -1,9 +1,11 @@
 //! What `--output` says, parsed. It does not know how an output is written.
 
-use crate::build::platforms::boolean;
+mod options;
+
 use crate::error::CommandError;
 use kiln_oci::Reference;
-use kiln_worker::{Compress, Form, Output};
+use kiln_worker::{Form, LayerForm, Output, Spelling};
+use options::{Kind, Options};
 use std::path::PathBuf;
 
 /// What people call standard output.
@@ -14,35 +16,34 @@ pub(crate) fn reference(argument: &str, name: &str) -> Result<Reference, Command
     name.parse().map_err(|e: kiln_oci::ReferenceError| CommandError::usage(argument, e.to_string()))
 }
 
+/// What a build wants besides its outputs.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// That it is pushed by its names.
+    pub push: bool,
+    /// That the store has it by its names.
+    pub load: bool,
+    /// That it is an index.
+    pub is_index: bool,
+}
+
 /// The outputs of a build.
 pub(crate) fn parse_all(
     outputs: &[String],
     tags: &[String],
-    push: bool,
-    load: bool,
+    wanted: Wanted,
 ) -> Result<Vec<Output>, CommandError> {
     let names = tags.iter().map(|t| reference("--tag", t)).collect::<Result<Vec<_>, _>>()?;
-    let mut all = outputs.iter().map(|o| one(o, &names)).collect::<Result<Vec<_>, _>>()?;
-    if push {
+    let one = |output: &String| one(output, tags, &names, wanted.is_index);
+    let mut all = outputs.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    if wanted.push {
         if names.is_empty() {
             return Err(CommandError::usage("--push", "needs a name: give one with --tag"));
         }
-        all.push(Output {
-            form: Form::Registry,
-            names: names.clone(),
-            compress: Compress::default(),
-            rewrite_timestamp: false,
-            platform_split: None,
-        });
+        all.push(Output::new(Form::Registry, names.clone()));
     }
-    if load || all.is_empty() {
-        all.push(Output {
-            form: Form::Store,
-            names,
-            compress: Compress::default(),
-            rewrite_timestamp: false,
-            platform_split: None,
-        });
+    if wanted.load || all.is_empty() {
+        all.push(Output::new(Form::Store, names));
     }
     if all.iter().filter(|output| is_on_standard_output(&output.form)).count() > 1 {
         let problem = "only one output can go to standard output: give the others dest=FILE";
@@ -64,7 +65,9 @@ pub(crate) fn refuse_docker(outputs: &[Output]) -> Result<(), CommandError> {
 
 /// Whether standard output belongs to an output, so that nothing else may be printed there.
 pub(crate) fn any_on_standard_output(outputs: &[String], tags: &[String]) -> bool {
-    parse_all(outputs, tags, false, false)
+    // It was parsed before, so that what is refused without an index is refused already.
+    let wanted = Wanted { push: false, load: false, is_index: true };
+    parse_all(outputs, tags, wanted)
         .is_ok_and(|all| all.iter().any(|output| is_on_standard_output(&output.form)))
 }
 
@@ -72,76 +75,72 @@ fn is_on_standard_output(form: &Form) -> bool {
     matches!(form, Form::Oci(None) | Form::Docker(None) | Form::Tar(None))
 }
 
-/// One output: `type=oci,dest=FILE`, or a folder alone.
-fn one(text: &str, tags: &[Reference]) -> Result<Output, CommandError> {
+/// One output: `type=oci,dest=FILE`, or a folder alone. Without names of its own it has the tags.
+fn one(text: &str, tags: &[String], tag_names: &[Reference], is_index: bool) -> Result<Output, CommandError> {
     let usage = |problem: String| CommandError::usage(format!("--output {text}"), problem);
     if !text.contains('=') {
         let form = if text == "-" { Form::Tar(None) } else { Form::Local(PathBuf::from(text)) };
         refuse_terminal(&form, text)?;
-        return Ok(Output {
-            form,
-            names: Vec::new(),
-            compress: Compress::default(),
-            rewrite_timestamp: false,
-            platform_split: None,
-        });
+        return Ok(Output::new(form, Vec::new()));
     }
-    let (mut kind, mut dest, mut names, mut compress, mut push) =
-        (None, None, Vec::new(), Compress::default(), false);
-    let (mut rewrite_timestamp, mut platform_split) = (false, None);
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').unwrap_or((field, "true"));
-        match key.trim().to_ascii_lowercase().as_str() {
-            "type" => kind = Some(value.to_owned()),
-            "dest" if value.is_empty() => return Err(usage("dest is empty".to_owned())),
-            "dest" => dest = Some(value.to_owned()),
-            "name" => names.push(reference("--output name", value)?),
-            "push" => push = value == "true",
-            "platform-split" => match boolean(value) {
-                None => return Err(usage(format!("platform-split is true or false, not `{value}`"))),
-                split => platform_split = split,
-            },
-            "rewrite-timestamp" => rewrite_timestamp = value == "true",
-            "compression" => compress = compress_of(value).map_err(usage)?,
-            "oci-mediatypes" | "tar" | "store" if value == "true" => {}
-            other => return Err(usage(format!("unknown option `{other}`"))),
+    let options = Options::read(text, is_index).map_err(usage)?;
+    let (texts, mut names) = match options.names.is_empty() {
+        true => (tags, tag_names.to_vec()),
+        false => {
+            let names = options.names.iter().map(|name| reference("--output name", name));
+            (options.names.as_slice(), names.collect::<Result<Vec<_>, _>>()?)
         }
-    }
-    if names.is_empty() {
-        names = tags.to_vec();
-    }
-    let path = dest.as_deref().filter(|d| !STANDARD_OUTPUT.contains(d)).map(PathBuf::from);
-    let form = match kind.as_deref() {
-        Some("oci") => Form::Oci(path),
-        Some("docker") => Form::Docker(path),
-        Some("tar") => Form::Tar(path),
-        Some("local") => match path {
-            Some(path) => Form::Local(path),
-            None => return Err(usage("needs dest=FOLDER".to_owned())),
-        },
-        Some("image") if !push => Form::Store,
-        Some("image" | "registry") if names.is_empty() => {
-            return Err(usage("needs a name: add name=REFERENCE, or --tag".to_owned()));
-        }
-        Some("image" | "registry") => Form::Registry,
-        Some("cacheonly") => Form::CacheOnly,
-        Some(other) => {
-            let known = "oci, docker, tar, local, image, registry or cacheonly";
-            return Err(usage(format!("unknown type `{other}`: {known}")));
-        }
-        None => return Err(usage("needs type=".to_owned())),
     };
+    let form = form_of(&options, !names.is_empty()).map_err(usage)?;
+    let by_digest = form == Form::Registry && options.push_by_digest;
+    if by_digest && let Some(tagged) = texts.iter().find(|name| has_tag(name)) {
+        return Err(usage(format!("`{tagged}` can't be pushed by digest: leave out what follows its name")));
+    }
+    if form == Form::Store && options.store == Some(false) {
+        names.clear();
+    }
     refuse_terminal(&form, text)?;
-    Ok(Output { form, names, compress, rewrite_timestamp, platform_split })
+    let default = if options.kind == Some(Kind::Docker) { Spelling::Docker } else { Spelling::Oci };
+    let spelling = options.oci_media_types.map(|oci| if oci { Spelling::Oci } else { Spelling::Docker });
+    Ok(Output {
+        by_digest,
+        layers: LayerForm {
+            compress: options.compress,
+            level: options.level,
+            force: options.force_compression,
+        },
+        spelling: spelling.unwrap_or(default),
+        annotations: options.annotations,
+        rewrite_timestamp: options.rewrite_timestamp,
+        platform_split: options.platform_split,
+        ..Output::new(form, names)
+    })
 }
 
-fn compress_of(value: &str) -> Result<Compress, String> {
-    match value {
-        "gzip" => Ok(Compress::Gzip),
-        "zstd" => Ok(Compress::Zstd),
-        "uncompressed" => Ok(Compress::None),
-        _ => Err(format!("unknown compression `{value}`: gzip, zstd or uncompressed")),
-    }
+fn form_of(options: &Options, has_name: bool) -> Result<Form, String> {
+    let kind = options.kind.ok_or("needs type=")?;
+    let path = options.dest.as_deref().filter(|d| !STANDARD_OUTPUT.contains(d)).map(PathBuf::from);
+    let is_pushed = options.push.unwrap_or(kind == Kind::Registry);
+    Ok(match kind {
+        Kind::Oci | Kind::Docker if options.tar == Some(false) => {
+            Form::Layout(path.ok_or("tar=false needs dest=FOLDER")?)
+        }
+        Kind::Oci => Form::Oci(path),
+        Kind::Docker => Form::Docker(path),
+        Kind::Tar => Form::Tar(path),
+        Kind::Local => Form::Local(path.ok_or("needs dest=FOLDER")?),
+        Kind::Image | Kind::Registry if !is_pushed => Form::Store,
+        Kind::Image | Kind::Registry if !has_name => {
+            return Err("needs a name: add name=REFERENCE, or --tag".to_owned());
+        }
+        Kind::Image | Kind::Registry => Form::Registry,
+        Kind::CacheOnly => Form::CacheOnly,
+    })
+}
+
+/// Whether a name says more than its repository. A port is followed by a slash.
+fn has_tag(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))
 }
 
 fn refuse_terminal(form: &Form, text: &str) -> Result<(), CommandError> {
@@ -160,7 +159,8 @@ mod tests {
     fn standard_output_takes_one_output_under_all_its_names() {
         let parse = |outputs: &[&str]| {
             let outputs: Vec<String> = outputs.iter().map(|o| (*o).to_owned()).collect();
-            parse_all(&outputs, &[], false, false).map(|all| all.iter().map(|o| o.form.clone()).collect())
+            let wanted = Wanted { push: false, load: false, is_index: false };
+            parse_all(&outputs, &[], wanted).map(|all| all.iter().map(|o| o.form.clone()).collect())
         };
         let forms: Result<Vec<Form>, _> = parse(&["type=tar,dest=/dev/stdout", "type=oci,dest=x.tar"]);
         if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
@@ -171,5 +171,61 @@ mod tests {
         for second in ["type=docker", "type=oci,dest=-", "type=tar,dest=/proc/self/fd/1"] {
             assert!(matches!(parse(&["-", second]), Err(CommandError::Usage { .. })), "{second}");
         }
+    }
+
+    fn parsed(text: &str, tags: &[&str]) -> Result<Output, String> {
+        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let wanted = Wanted { push: false, load: false, is_index: false };
+        let all = parse_all(&[text.to_owned()], &tags, wanted).map_err(|e| e.to_string())?;
+        <[Output; 1]>::try_from(all).map(|[one]| one).map_err(|all| format!("{all:?}"))
+    }
+
+    #[test]
+    fn a_type_has_its_own_media_types_unless_others_are_asked_for() {
+        for (text, expect) in [
+            ("type=oci,dest=x", Spelling::Oci),
+            ("type=oci,dest=x,oci-mediatypes=false", Spelling::Docker),
+            ("type=docker,dest=x", Spelling::Docker),
+            ("type=docker,dest=x,oci-mediatypes", Spelling::Oci),
+            ("type=docker,dest=x,tar=false", Spelling::Docker),
+            ("type=image", Spelling::Oci),
+            ("type=image,oci-mediatypes=0", Spelling::Docker),
+        ] {
+            assert_eq!(parsed(text, &[]).map(|output| output.spelling), Ok(expect), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_pushed_and_what_is_kept_is_said_by_the_type_and_by_push() {
+        for (text, expect) in [
+            ("type=image", Form::Store),
+            ("type=image,push=true", Form::Registry),
+            ("type=image,push=false", Form::Store),
+            ("type=registry", Form::Registry),
+            ("type=registry,push=false", Form::Store),
+            ("type=oci,tar=false,dest=x", Form::Layout("x".into())),
+            ("type=oci,tar=true,dest=x", Form::Oci(Some("x".into()))),
+            ("type=docker,dest=x", Form::Docker(Some("x".into()))),
+        ] {
+            assert_eq!(parsed(text, &["a"]).map(|output| output.form), Ok(expect), "{text}");
+        }
+        for text in ["type=registry", "type=image,push=1", "type=oci,tar=false", "type=local", "dest=x"] {
+            assert!(parsed(text, &[]).is_err_and(|told| told.contains("needs")), "{text}");
+        }
+        let named = |text: &str| parsed(text, &["a"]).map(|output| output.names.len());
+        assert_eq!((named("type=image"), named("type=image,store=false")), (Ok(1), Ok(0)));
+    }
+
+    #[test]
+    fn only_a_name_without_a_tag_is_pushed_by_digest() {
+        let text = "type=image,push=true,push-by-digest=true,name-canonical=true";
+        for (tag, expect) in
+            [("host:5000/a/b", true), ("b", true), ("host:5000/b:1", false), ("a/b:1", false)]
+        {
+            assert_eq!(parsed(text, &[tag]).is_ok_and(|output| output.by_digest), expect, "{tag}");
+        }
+        let named = parsed(&format!("{text},name=host:5000/b"), &["a:1"]);
+        assert!(named.is_ok_and(|output| output.by_digest));
+        assert!(parsed("type=image,push-by-digest=true", &["a:1"]).is_ok_and(|output| !output.by_digest));
     }
 }

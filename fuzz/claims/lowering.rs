@@ -132,7 +132,7 @@ fn read_option(case: &mut Case<'_>, name: &str, value: &str) {
 }
 
 fn context(name: &str, address: &str) -> NamedContext {
-    match address.split_once("://").map_or(address, |(scheme, _)| scheme) {
+    match address.split_once("://").map_or("", |(scheme, _)| scheme) {
         "docker-image" => NamedContext::Image(address.to_owned()),
         "git" | "ssh" => NamedContext::Git(address.to_owned()),
         "http" | "https" => NamedContext::Http(address.to_owned()),

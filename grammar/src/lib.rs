@@ -26,6 +26,7 @@ mod unknown;
 pub use ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};
 pub use diagnostic::{Diagnostic, Severity};
 pub use ignore::{IgnorePattern, parse_ignore};
+pub use mount::record as csv_record;
 pub use parse::{MAX_DOCKERFILE_SIZE, Parse, parse, parse_instruction};
 
 /// The longest line, in bytes and without its end, that BuildKit reads.

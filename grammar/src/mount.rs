@@ -73,7 +73,7 @@ fn has_variable(value: &str) -> bool {
 }
 
 /// One record as Go's `encoding/csv` reads it.
-fn record(text: &str) -> Result<Vec<String>, &'static str> {
+pub fn record(text: &str) -> Result<Vec<String>, &'static str> {
     if text.is_empty() {
         return Err("EOF");
     }

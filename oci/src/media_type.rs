@@ -29,11 +29,13 @@ pub enum MediaType {
     DockerLayer,
     /// A Docker layer in gzip.
     DockerLayerGzip,
+    /// A Docker layer in zstd.
+    DockerLayerZstd,
     /// Any other.
     Other(String),
 }
 
-const SPELLINGS: [(MediaType, &str); 11] = [
+const SPELLINGS: [(MediaType, &str); 12] = [
     (MediaType::OciIndex, "application/vnd.oci.image.index.v1+json"),
     (MediaType::OciManifest, "application/vnd.oci.image.manifest.v1+json"),
     (MediaType::OciConfig, "application/vnd.oci.image.config.v1+json"),
@@ -45,6 +47,7 @@ const SPELLINGS: [(MediaType, &str); 11] = [
     (MediaType::DockerConfig, "application/vnd.docker.container.image.v1+json"),
     (MediaType::DockerLayer, "application/vnd.docker.image.rootfs.diff.tar"),
     (MediaType::DockerLayerGzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+    (MediaType::DockerLayerZstd, "application/vnd.docker.image.rootfs.diff.tar.zstd"),
 ];
 
 impl MediaType {
@@ -84,6 +87,7 @@ impl MediaType {
                 | MediaType::OciLayerZstd
                 | MediaType::DockerLayer
                 | MediaType::DockerLayerGzip
+                | MediaType::DockerLayerZstd
         )
     }
 }

@@ -37,9 +37,11 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(namespaces) }
 }
 
-/// Adds `attributes` (`MOUNT_ATTR_*`) to a mount, or to all of its tree.
+/// Adds `attributes` (`MOUNT_ATTR_*`) to a mount, or to all of its tree, and makes it private: what is mounted
+/// beneath it is then not seen where it was cloned from.
 pub(crate) fn restrict_mount(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<()> {
-    let change = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let propagation = libc::MS_PRIVATE;
+    let change = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and the structure has the size that is told.
     let done = unsafe {

@@ -202,6 +202,12 @@ impl Tree {
         Ok(self.descend(path, Some(&NewDir { mode, owner, mtime }))?.0)
     }
 
+    /// Sets the mode of a directory.
+    pub fn set_directory_mode(&self, path: &[u8], mode: u32) -> Result<(), SnapshotError> {
+        let dir = self.open_listing(path).map_err(missing("open", path))?;
+        node::set_mode(&dir, mode).map_err(cannot("change", path))
+    }
+
     /// Sets the modification time of a directory.
     pub fn set_directory_mtime(&self, path: &[u8], mtime: (i64, u32)) -> Result<(), SnapshotError> {
         let dir = self.open_listing(path).map_err(missing("open", path))?;

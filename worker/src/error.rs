@@ -163,7 +163,9 @@ pub enum WorkerError {
     #[error("secret {0}: not found; give it with --secret id={0},src=FILE or --secret id={0},env=NAME")]
     Secret(String),
     /// An agent was not given.
-    #[error("no ssh agent `{0}` was given: use --ssh {0} (with SSH_AUTH_SOCK set) or --ssh {0}=SOCKET")]
+    #[error(
+        "no ssh agent `{0}` was given: use --ssh {0} (with SSH_AUTH_SOCK set), --ssh {0}=SOCKET or --ssh {0}=KEYFILE"
+    )]
     Ssh(String),
     /// A device can't be given to a step.
     #[error(transparent)]

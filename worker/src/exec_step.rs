@@ -9,6 +9,7 @@ use crate::emulation;
 use crate::layer::Stack;
 use crate::meta::LayerRow;
 use crate::progress::Progress;
+use crate::ssh_agent::SocketOwner;
 use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use kiln_snapshotter::{
     Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
@@ -166,7 +167,10 @@ fn mount_source(
             None => return Err(WorkerError::Secret(secret.id.clone())),
         },
         MountKind::Ssh(ssh) => match build.request.ssh.get(&ssh.id) {
-            Some(socket) => MountSource::Socket(socket_mount(socket)?),
+            Some(agent) => {
+                let owner = SocketOwner { uid: ssh.uid, gid: ssh.gid, mode: ssh.mode };
+                MountSource::Socket(socket_mount(&agent.socket_for(build.store, owner)?)?)
+            }
             None if ssh.optional => return Ok(None),
             None => return Err(WorkerError::Ssh(ssh.id.clone())),
         },
@@ -211,11 +215,12 @@ fn bind(
     held.overlays.push(overlay);
     match source {
         Ok(source) => Ok(MountSource::Detached(source)),
-        Err(kiln_snapshotter::SnapshotError::NotFound(_)) => Err(WorkerError::NotFound {
-            path: mount.selector.clone(),
-            place: "what is mounted".to_owned(),
-            around: Box::default(),
-        }),
+        Err(kiln_snapshotter::SnapshotError::NotFound(_)) => {
+            let view = input.and_then(|edge| build.view(edge).ok());
+            let around = view.map(|view| Absence::of(&view, selector)).unwrap_or_default();
+            let (path, place) = (mount.selector.clone(), "what is mounted".to_owned());
+            Err(WorkerError::NotFound { path, place, around: Box::new(around) })
+        }
         Err(e) => Err(e.into()),
     }
 }
@@ -245,6 +250,14 @@ pub(crate) fn copy_of_local(
         if local.is_ignored(&full, is_dir) { Verdict::Exclude } else { Verdict::Include }
     };
     let options = CopyOptions { owner: local.owner(), filter: &filter, ..CopyOptions::default() };
-    copy_tree(local.tree(), &path, &scratch.tree()?, dest, &options)?;
+    let tree = scratch.tree()?;
+    copy_tree(local.tree(), &path, &tree, dest, &options)?;
+    // What is copied into a folder leaves its mode; a mounted folder has that of its source.
+    if let Some(node) = view
+        .node(&path)?
+        .filter(|node| node.kind == kiln_snapshotter::NodeType::Directory && !path.is_empty())
+    {
+        tree.set_directory_mode(dest, node.mode)?;
+    }
     Ok(scratch)
 }

@@ -4,34 +4,25 @@
 use crate::WorkerError;
 use crate::images::{Image, Images, NamedImages};
 use crate::layer::{Layer, Stack};
+use crate::layer_form::{LayerForm, Spelling};
 use crate::output::stopping::{self, Stopping};
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
 use kiln_oci::{
-    DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, ImageConfig, Index, Manifest, MediaType, Platform,
-    Reference,
+    DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Hasher, ImageConfig, Index, LayoutError, Manifest,
+    MediaType, Platform, Reference,
 };
-use kiln_snapshotter::compress::{Compression, Encoder};
+use kiln_snapshotter::compress::{Compression, Encoder, decoder};
 use std::collections::BTreeMap;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Blobs that are pushed at once.
 const BLOBS_AT_ONCE: usize = 4;
-
-/// How a layer's blob is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Compress {
-    /// Not at all.
-    None,
-    /// gzip: what everything can read.
-    #[default]
-    Gzip,
-    /// Zstandard.
-    Zstd,
-}
+/// What is read of a layer at once, to compress it anew.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// What is needed to write a result anywhere.
 pub(crate) struct Exporter<'a> {
@@ -52,6 +43,8 @@ pub(crate) struct Blobs {
 pub(crate) struct Documents {
     pub manifest: Manifest,
     pub manifest_bytes: Vec<u8>,
+    /// The digests of the layers' tars.
+    pub diff_ids: Vec<DiffId>,
     /// What is put on the manifest's descriptor.
     pub annotations: BTreeMap<String, String>,
 }
@@ -65,20 +58,24 @@ pub(crate) enum Release {
 
 impl Release {
     /// An index of images, in this order, with its annotations.
-    pub fn index(images: Vec<(Platform, Documents)>, annotations: BTreeMap<String, String>) -> Release {
+    pub fn index(
+        images: Vec<(Platform, Documents)>,
+        spelling: Spelling,
+        annotations: BTreeMap<String, String>,
+    ) -> Release {
         let listed = |(platform, documents): &(Platform, Documents)| Descriptor {
             platform: Some(platform.clone()),
             ..documents.descriptor()
         };
         let index = Index {
             schema_version: 2,
-            media_type: Some(MediaType::OciIndex),
+            media_type: Some(spelling.index()),
             manifests: images.iter().map(listed).collect(),
             annotations,
         };
         let index = serde_json::to_vec(&index).unwrap_or_default();
         let images = images.into_iter().map(|(_, documents)| documents).collect();
-        let descriptor = Box::new(Descriptor::of(MediaType::OciIndex, &index));
+        let descriptor = Box::new(Descriptor::of(spelling.index(), &index));
         Release::Several { images, index, descriptor }
     }
 
@@ -115,30 +112,6 @@ impl Documents {
     }
 }
 
-impl Compress {
-    /// The name of the form that a blob is remembered under: what makes its bytes is part of it.
-    fn form(self) -> String {
-        let encoding = self.encoding();
-        format!("{} level {}", encoding.encoder_version(), encoding.default_level())
-    }
-
-    fn encoding(self) -> Compression {
-        match self {
-            Compress::None => Compression::None,
-            Compress::Gzip => Compression::Gzip,
-            Compress::Zstd => Compression::Zstd,
-        }
-    }
-
-    fn media_type(self) -> MediaType {
-        match self {
-            Compress::None => MediaType::OciLayer,
-            Compress::Gzip => MediaType::OciLayerGzip,
-            Compress::Zstd => MediaType::OciLayerZstd,
-        }
-    }
-}
-
 impl Exporter<'_> {
     /// Does something that is shown as a task of its own.
     pub fn task<T>(
@@ -159,19 +132,20 @@ impl Exporter<'_> {
     pub fn blobs(
         &self,
         stack: &Stack,
-        compress: Compress,
-        docker: bool,
+        form: LayerForm,
+        spelling: Spelling,
         latest_s: Option<i64>,
     ) -> Result<Blobs, WorkerError> {
         let mut all = Blobs::default();
         for (at, layer) in stack.0.iter().enumerate() {
             stopping::check(self.images.cancel)?;
             let (diff_id, blob) = match self.pulled_blob(layer)? {
+                Some(blob) if form.changes(&blob) => (layer.diff_id, self.changed_blob(layer, &blob, form)?),
                 Some(blob) => (layer.diff_id, blob),
-                None => self.made_blob(stack, at, compress, latest_s)?,
+                None => self.made_blob(stack, at, form, latest_s)?,
             };
             all.diff_ids.push(diff_id);
-            all.descriptors.push(Descriptor { media_type: spelled(&blob.media_type, docker), ..blob });
+            all.descriptors.push(spelling.layer(blob));
         }
         Ok(all)
     }
@@ -185,52 +159,104 @@ impl Exporter<'_> {
         Ok(self.store.content.has(&blob).then_some(blob))
     }
 
+    /// The blob of a layer that came in otherwise: the same tar, compressed anew.
+    fn changed_blob(
+        &self,
+        layer: &Layer,
+        came: &Descriptor,
+        form: LayerForm,
+    ) -> Result<Descriptor, WorkerError> {
+        let name = form.name();
+        if let Some(blob) = self.store.meta.blob(&layer.diff_id, &name)?
+            && self.store.content.has(&blob)
+        {
+            return Ok(blob);
+        }
+        let compression = Compression::of_layer(&came.media_type)
+            .ok_or_else(|| WorkerError::Unsupported(format!("a layer of type {}", came.media_type)))?;
+        let failed = || WorkerError::io("decompress", came.digest.to_string());
+        let ((), blob) = self.compressed(layer, form, |out| {
+            let file = self.store.content.blob(&came.digest)?;
+            let mut tar = decoder(file, compression).map_err(failed())?;
+            let (mut hasher, mut bytes) = (Hasher::new(), 0);
+            let mut piece = vec![0; PIECE_BYTES];
+            loop {
+                let n = tar.read(&mut piece).map_err(failed())?;
+                if n == 0 {
+                    break;
+                }
+                hasher.update(&piece[..n]);
+                bytes += n as u64;
+                out.write_all(&piece[..n]).map_err(WorkerError::io("compress", "a layer"))?;
+            }
+            let (expected, got) = (layer.diff_id.0, hasher.finish());
+            if got != expected {
+                let (expected_bytes, got_bytes) = (bytes, bytes);
+                return Err(LayoutError::Mismatch { expected, expected_bytes, got, got_bytes }.into());
+            }
+            Ok(())
+        })?;
+        self.store.meta.add_blob(&layer.diff_id, &name, &blob)?;
+        Ok(blob)
+    }
+
     fn made_blob(
         &self,
         stack: &Stack,
         at: usize,
-        compress: Compress,
+        form: LayerForm,
         latest_s: Option<i64>,
     ) -> Result<(DiffId, Descriptor), WorkerError> {
         let layer: &Arc<Layer> = &stack.0[at];
         let suffix = latest_s.map_or_else(String::new, |s| format!(" until {s}"));
-        let (form, tar_form) = (compress.form() + &suffix, "tar".to_owned() + &suffix);
+        let (name, tar_name) = (form.name() + &suffix, "tar".to_owned() + &suffix);
         let tar = match latest_s {
-            Some(_) => self.store.meta.blob(&layer.diff_id, &tar_form)?.map(|tar| DiffId(tar.digest)),
+            Some(_) => self.store.meta.blob(&layer.diff_id, &tar_name)?.map(|tar| DiffId(tar.digest)),
             None => Some(layer.diff_id),
         };
         if let Some(diff_id) = tar
-            && let Some(blob) = self.store.meta.blob(&layer.diff_id, &form)?
+            && let Some(blob) = self.store.meta.blob(&layer.diff_id, &name)?
             && self.store.content.has(&blob)
         {
             return Ok((diff_id, blob));
         }
         let id = self.images.unpacked(stack)?[at];
+        let ((diff_id, tar_bytes), blob) = self.compressed(layer, form, |out| match latest_s {
+            Some(latest_s) => Ok(self.store.snapshots.write_layer_clamped(&id, latest_s, out)?),
+            None => {
+                self.store.snapshots.write_layer(&id, out)?;
+                Ok((layer.diff_id, 0))
+            }
+        })?;
+        self.store.meta.add_blob(&layer.diff_id, &name, &blob)?;
+        if latest_s.is_some() {
+            let tar = Descriptor::new(MediaType::OciLayer, diff_id.0, tar_bytes);
+            self.store.meta.add_blob(&layer.diff_id, &tar_name, &tar)?;
+        }
+        Ok((diff_id, blob))
+    }
+
+    /// A new blob of a layer whose tar `write` writes.
+    fn compressed<T>(
+        &self,
+        layer: &Layer,
+        form: LayerForm,
+        write: impl FnOnce(&mut dyn Write) -> Result<T, WorkerError>,
+    ) -> Result<(T, Descriptor), WorkerError> {
         let mut writer = self.store.content.writer()?;
-        let name = format!("compressing layer {}", &layer.diff_id.0.hex()[..12]);
-        let (diff_id, tar_bytes) = self.task(&name, || {
+        let task = format!("compressing layer {}", &layer.diff_id.0.hex()[..12]);
+        let written = self.task(&task, || {
             let failed = |e| WorkerError::io("compress", "a layer")(e);
             let buffered = BufWriter::with_capacity(1 << 20, &mut writer);
-            let encoder = Encoder::new(buffered, compress.encoding(), None).map_err(failed)?;
+            let level = Some(form.encoder_level());
+            let encoder = Encoder::new(buffered, form.encoding(), level).map_err(failed)?;
             let mut out = Stopping { inner: encoder, cancel: self.images.cancel };
-            let written = match latest_s {
-                Some(latest_s) => self.store.snapshots.write_layer_clamped(&id, latest_s, &mut out)?,
-                None => {
-                    self.store.snapshots.write_layer(&id, &mut out)?;
-                    (layer.diff_id, 0)
-                }
-            };
+            let written = write(&mut out)?;
             out.inner.finish().and_then(|mut w| w.flush()).map_err(failed)?;
             Ok(written)
         })?;
         let (digest, size) = writer.commit()?;
-        let blob = Descriptor::new(compress.media_type(), digest, size);
-        self.store.meta.add_blob(&layer.diff_id, &form, &blob)?;
-        if latest_s.is_some() {
-            let tar = Descriptor::new(MediaType::OciLayer, diff_id.0, tar_bytes);
-            self.store.meta.add_blob(&layer.diff_id, &tar_form, &tar)?;
-        }
-        Ok((diff_id, blob))
+        Ok((written, Descriptor::new(form.media_type(), digest, size)))
     }
 
     /// The manifest and config of a result whose blobs are here.
@@ -238,20 +264,15 @@ impl Exporter<'_> {
         &self,
         config: &ImageConfig,
         blobs: Vec<Descriptor>,
-        docker: bool,
+        spelling: Spelling,
         annotations: BTreeMap<String, String>,
     ) -> Result<Documents, WorkerError> {
         let config_bytes = config_bytes(config);
-        let (own, config_type) = if docker {
-            (MediaType::DockerManifest, MediaType::DockerConfig)
-        } else {
-            (MediaType::OciManifest, MediaType::OciConfig)
-        };
         let manifest = Manifest {
             schema_version: 2,
-            media_type: Some(own),
+            media_type: Some(spelling.manifest()),
             artifact_type: None,
-            config: Descriptor::of(config_type, &config_bytes),
+            config: Descriptor::of(spelling.config(), &config_bytes),
             layers: blobs,
             subject: None,
             annotations,
@@ -259,7 +280,8 @@ impl Exporter<'_> {
         let manifest_bytes = serde_json::to_vec(&manifest).unwrap_or_default();
         self.store.content.put(&config_bytes)?;
         self.store.content.put(&manifest_bytes)?;
-        Ok(Documents { manifest, manifest_bytes, annotations: BTreeMap::new() })
+        let diff_ids = config.rootfs.diff_ids.clone();
+        Ok(Documents { manifest, manifest_bytes, diff_ids, annotations: BTreeMap::new() })
     }
 
     /// Pushes blobs, configs, the manifests that an index lists and, last of all, what the name stands for.
@@ -323,14 +345,16 @@ impl Exporter<'_> {
 
     fn documents_of(&self, image: &Image, to: &Reference) -> Result<Documents, WorkerError> {
         let Some((media_type, bytes)) = &image.manifest else {
-            let blobs = self.blobs(&image.stack(), Compress::Gzip, false, None)?;
-            return self.documents(&image.config, blobs.descriptors, false, BTreeMap::new());
+            let blobs = self.blobs(&image.stack(), LayerForm::default(), Spelling::Oci, None)?;
+            return self.documents(&image.config, blobs.descriptors, Spelling::Oci, BTreeMap::new());
         };
         self.images.blobs(image)?;
         let manifest: Manifest = serde_json::from_slice(bytes)
             .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
         let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
-        Ok(Documents { manifest, manifest_bytes: bytes.clone(), annotations: BTreeMap::new() })
+        let diff_ids = image.config.rootfs.diff_ids.clone();
+        let manifest_bytes = bytes.clone();
+        Ok(Documents { manifest, manifest_bytes, diff_ids, annotations: BTreeMap::new() })
     }
 }
 
@@ -349,15 +373,4 @@ pub(crate) fn mount_sources(stacks: &[Stack], to: &Reference) -> Vec<String> {
 /// The config as it is stored: keys in order, so that the same config has the same digest.
 pub(crate) fn config_bytes(config: &ImageConfig) -> Vec<u8> {
     serde_json::to_vec(config).unwrap_or_default()
-}
-
-/// The media type in OCI's or in Docker's spelling.
-fn spelled(media_type: &MediaType, docker: bool) -> MediaType {
-    match (media_type, docker) {
-        (MediaType::DockerLayer, false) => MediaType::OciLayer,
-        (MediaType::DockerLayerGzip, false) => MediaType::OciLayerGzip,
-        (MediaType::OciLayer, true) => MediaType::DockerLayer,
-        (MediaType::OciLayerGzip, true) => MediaType::DockerLayerGzip,
-        (other, _) => other.clone(),
-    }
 }

@@ -504,12 +504,8 @@ fn choose(
 }
 
 fn compression_of(origin: &ImageName, media_type: &MediaType) -> Result<Compression, WorkerError> {
-    match media_type {
-        MediaType::OciLayer | MediaType::DockerLayer => Ok(Compression::None),
-        MediaType::OciLayerGzip | MediaType::DockerLayerGzip => Ok(Compression::Gzip),
-        MediaType::OciLayerZstd => Ok(Compression::Zstd),
-        other => Err(document_error(origin, kiln_oci::DocumentError::Unsupported(other.clone()))),
-    }
+    Compression::of_layer(media_type)
+        .ok_or_else(|| document_error(origin, kiln_oci::DocumentError::Unsupported(media_type.clone())))
 }
 
 /// Reads the pieces that a channel brings.

@@ -4,15 +4,17 @@
 mod archive;
 mod files;
 mod finished;
+mod layout;
 pub(crate) mod stopping;
 mod whole;
 
 pub use whole::write_whole;
 
 use crate::WorkerError;
-use crate::annotation::{AnnotationLevel, annotations_of};
-use crate::export::{Compress, Documents, Exporter, Release, config_bytes, mount_sources};
+use crate::annotation::{Annotation, AnnotationLevel, annotations_of};
+use crate::export::{Documents, Exporter, Release, config_bytes, mount_sources};
 use crate::layer::Stack;
+use crate::layer_form::{LayerForm, Spelling};
 use crate::meta::ImageRow;
 use crate::store::now_s;
 use crate::worker::{BuildRequest, BuildResult, Target};
@@ -20,6 +22,7 @@ use archive::archive;
 use files::Part;
 use finished::finished;
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Reference};
+use layout::layout;
 use std::path::PathBuf;
 
 /// One output of a build.
@@ -29,12 +32,38 @@ pub struct Output {
     pub form: Form,
     /// Names for the result: in the store, at registries, or in an archive.
     pub names: Vec<Reference>,
-    /// How layers that are made here are compressed.
-    pub compress: Compress,
+    /// Whether it is pushed by its digest alone, and the names get no tag.
+    pub by_digest: bool,
+    /// How layers become blobs.
+    pub layers: LayerForm,
+    /// Whose media types it has.
+    pub spelling: Spelling,
+    /// Annotations of this output; the request's go before them.
+    pub annotations: Vec<Annotation>,
     /// Whether layers that are made here have no time after the source's date.
     pub rewrite_timestamp: bool,
     /// Whether each platform's files go into a folder of their own; unless said, they do in an index.
     pub platform_split: Option<bool>,
+}
+
+impl Output {
+    /// An output as it is unless more is asked for.
+    pub fn new(form: Form, names: Vec<Reference>) -> Output {
+        let spelling = match form {
+            Form::Docker(_) => Spelling::Docker,
+            _ => Spelling::Oci,
+        };
+        Output {
+            form,
+            names,
+            by_digest: false,
+            layers: LayerForm::default(),
+            spelling,
+            annotations: Vec::new(),
+            rewrite_timestamp: false,
+            platform_split: None,
+        }
+    }
 }
 
 /// The forms of an output.
@@ -48,6 +77,8 @@ pub enum Form {
     Oci(Option<PathBuf>),
     /// What `docker load` reads, which is an OCI layout too; `None` is standard output.
     Docker(Option<PathBuf>),
+    /// An OCI layout in a folder, beside the images that are there.
+    Layout(PathBuf),
     /// The files in a tar; `None` is standard output.
     Tar(Option<PathBuf>),
     /// The files in a folder.
@@ -88,10 +119,20 @@ pub(crate) fn write_all(
     }
     for output in &request.outputs {
         stopping::check(exporter.images.cancel)?;
-        if let Some(release) = (Writer { exporter, request, built: &built, output }).write()? {
+        let annotations = output.annotations.iter().chain(&request.annotations).cloned().collect();
+        let release = (Writer { exporter, request, built: &built, output, annotations }).write()?;
+        let names = output.names.iter().map(|name| match &release {
+            Some(release) if output.by_digest => name.with_digest(release.top().0.digest).to_string(),
+            _ => name.to_string(),
+        });
+        result.names.extend(names);
+        if let Some(release) = release {
+            if let Release::One(documents) = &release {
+                // Of an image whose layers got other times it is another than that of the one kept here.
+                result.config_digest = Some(documents.manifest.config.digest);
+            }
             result.manifest = Some(release.top().0);
         }
-        result.names.extend(output.names.iter().map(Reference::to_string));
     }
     Ok(result)
 }
@@ -102,6 +143,8 @@ struct Writer<'a> {
     request: &'a BuildRequest,
     built: &'a [Built<'a>],
     output: &'a Output,
+    /// What is put on the documents: the output's annotations, then those of all outputs.
+    annotations: Vec<Annotation>,
 }
 
 impl Writer<'_> {
@@ -109,23 +152,26 @@ impl Writer<'_> {
         let (exporter, output) = (self.exporter, self.output);
         match &output.form {
             Form::CacheOnly => Ok(None),
-            Form::Store if self.request.is_index => {
-                let release = self.release(false)?;
-                self.name_index(&release)?;
+            Form::Store if self.request.is_index || self.must_be_kept() => {
+                let release = self.release()?;
+                self.name_release(&release)?;
                 Ok(Some(release))
             }
             Form::Store => self.name_image().map(|()| None),
             Form::Registry => {
-                let release = self.release(false)?;
+                let release = self.release()?;
                 let stacks: Vec<Stack> = self.built.iter().map(|image| image.stack.clone()).collect();
+                let digest = release.top().0.digest;
                 for name in &output.names {
+                    let pinned = output.by_digest.then(|| name.with_digest(digest));
+                    let name = pinned.as_ref().unwrap_or(name);
                     let mounts = mount_sources(&stacks, name);
                     exporter.task(&format!("pushing {name}"), || exporter.push(&release, name, &mounts))?;
                 }
                 Ok(Some(release))
             }
             Form::Oci(dest) => {
-                let release = self.release(false)?;
+                let release = self.release()?;
                 exporter.task("exporting to oci archive", || {
                     archive(exporter, output, &release, dest.as_deref(), false)
                 })?;
@@ -136,10 +182,15 @@ impl Writer<'_> {
                 Err(WorkerError::Unsupported("type=docker for several platforms".to_owned()))
             }
             Form::Docker(dest) => {
-                let release = self.release(true)?;
+                let release = self.release()?;
                 exporter.task("exporting to docker archive", || {
                     archive(exporter, output, &release, dest.as_deref(), true)
                 })?;
+                Ok(Some(release))
+            }
+            Form::Layout(dest) => {
+                let release = self.release()?;
+                exporter.task("exporting to oci layout", || layout(exporter, output, &release, dest))?;
                 Ok(Some(release))
             }
             Form::Tar(dest) => {
@@ -156,7 +207,8 @@ impl Writer<'_> {
     }
 
     /// The documents of the result, which are in the content store then, as the layers' blobs are.
-    fn release(&self, docker: bool) -> Result<Release, WorkerError> {
+    fn release(&self) -> Result<Release, WorkerError> {
+        let (form, spelling) = (self.output.layers, self.spelling());
         let mut images = Vec::new();
         for Built { target, stack, config } in self.built {
             let task = match self.request.is_index {
@@ -165,12 +217,12 @@ impl Writer<'_> {
             };
             let documents = self.exporter.task(&task, || {
                 let latest_s = target.source_date_epoch_s.filter(|_| self.output.rewrite_timestamp);
-                let blobs = self.exporter.blobs(stack, self.output.compress, docker, latest_s)?;
+                let blobs = self.exporter.blobs(stack, form, spelling, latest_s)?;
                 let mut config = config.clone();
                 config.rootfs.diff_ids = blobs.diff_ids;
-                let on = |level| annotations_of(&self.request.annotations, level, Some(&target.platform));
+                let on = |level| annotations_of(&self.annotations, level, Some(&target.platform));
                 let annotations = on(AnnotationLevel::Manifest);
-                let made = self.exporter.documents(&config, blobs.descriptors, docker, annotations)?;
+                let made = self.exporter.documents(&config, blobs.descriptors, spelling, annotations)?;
                 Ok(Documents { annotations: on(AnnotationLevel::ManifestDescriptor), ..made })
             })?;
             images.push((target.platform.clone(), documents));
@@ -181,13 +233,31 @@ impl Writer<'_> {
         {
             return Ok(Release::One(Box::new(only)));
         }
-        let on = |level| annotations_of(&self.request.annotations, level, None);
-        let mut release = Release::index(images, on(AnnotationLevel::Index));
+        let on = |level| annotations_of(&self.annotations, level, None);
+        let mut release = Release::index(images, spelling, on(AnnotationLevel::Index));
         if let Release::Several { descriptor, .. } = &mut release {
             descriptor.annotations = on(AnnotationLevel::IndexDescriptor);
         }
         self.exporter.store.content.put(release.top().1)?;
         Ok(release)
+    }
+
+    /// Whose media types it has: annotations of anything but a manifest are OCI's alone.
+    fn spelling(&self) -> Spelling {
+        match self.annotations.iter().all(|a| a.level == AnnotationLevel::Manifest) {
+            true => self.output.spelling,
+            false => Spelling::Oci,
+        }
+    }
+
+    /// Whether an image that is only named has more than its config and layers say, so that its manifest
+    /// must be made now.
+    fn must_be_kept(&self) -> bool {
+        let has_date = || self.built.iter().any(|image| image.target.source_date_epoch_s.is_some());
+        self.spelling() != Spelling::Oci
+            || self.output.layers != LayerForm::default()
+            || !self.annotations.is_empty()
+            || (self.output.rewrite_timestamp && has_date())
     }
 
     /// The files of each image, and where they go.
@@ -211,17 +281,21 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Gives an index its names. It is whole then, as there is nothing else that could hold its images
-    /// together.
-    fn name_index(&self, release: &Release) -> Result<(), WorkerError> {
+    /// Gives an image or an index its names, with all that it consists of: nothing else could hold an
+    /// index's images together.
+    fn name_release(&self, release: &Release) -> Result<(), WorkerError> {
         let (top, _) = release.top();
+        let manifest = Some((top.digest, top.media_type));
+        if let Release::One(documents) = release {
+            return self.name(documents.manifest.config.digest, manifest, documents.diff_ids.clone());
+        }
         let mut diff_ids: Vec<DiffId> = Vec::new();
         for diff_id in self.built.iter().flat_map(|image| image.stack.diff_ids()) {
             if !diff_ids.contains(&diff_id) {
                 diff_ids.push(diff_id);
             }
         }
-        self.name(top.digest, Some((top.digest, top.media_type)), diff_ids)
+        self.name(top.digest, manifest, diff_ids)
     }
 
     fn name(

@@ -10,6 +10,7 @@ use crate::images::{Image, Images, NamedImages};
 use crate::meta::ImageRow;
 use crate::output::{self, Output};
 use crate::progress::{Progress, ProgressSink, Transfer};
+use crate::ssh_agent::SshAgent;
 use crate::store::{Store, now_s, private_folder};
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Platform, Reference};
 use kiln_registry::Client;
@@ -58,8 +59,8 @@ pub struct BuildRequest {
     pub locals: BTreeMap<String, LocalFolder>,
     /// Secrets, by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
-    /// Sockets of ssh agents, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// The ssh agents, by id.
+    pub ssh: BTreeMap<String, SshAgent>,
     /// Which of the host's devices steps may have.
     pub devices: DeviceAccess,
     /// How many steps run at once at most.
@@ -345,6 +346,7 @@ impl Worker {
     }
 
     /// The names of the store, and what each stands for.
+    /// One that can't be read has no images, and says why.
     pub fn list(&self) -> Result<Vec<NamedImages>, WorkerError> {
         let rows = self.store.meta.images()?;
         let silent = |_: Transfer<'_>| {};
@@ -352,7 +354,10 @@ impl Worker {
         let with_images = |row: ImageRow| {
             let reference: Reference =
                 row.name.parse().map_err(|_| WorkerError::NoImage(row.name.clone()))?;
-            images.named(&reference, row)
+            match images.named(&reference, row.clone()) {
+                Ok(named) => Ok(named),
+                Err(flaw) => Ok(NamedImages { row, images: Vec::new(), flaw: Some(flaw) }),
+            }
         };
         rows.into_iter().map(with_images).collect()
     }

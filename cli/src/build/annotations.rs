@@ -17,12 +17,13 @@ pub(super) fn annotations(texts: &[String], is_index: bool) -> Result<Vec<Annota
     let mut all = Vec::new();
     for text in texts {
         let usage = |problem: String| CommandError::usage(format!("--annotation {text}"), problem);
-        all.extend(one(text, is_index).map_err(usage)?);
+        all.extend(annotation(text, is_index).map_err(usage)?);
     }
     Ok(all)
 }
 
-fn one(text: &str, is_index: bool) -> Result<Vec<Annotation>, String> {
+/// Reads one flag.
+pub(crate) fn annotation(text: &str, is_index: bool) -> Result<Vec<Annotation>, String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     let (levels, name) = name.split_once(':').unwrap_or(("manifest", name));
     if name.is_empty() {
@@ -60,7 +61,7 @@ mod tests {
     #[test]
     fn levels_and_platforms_stand_before_the_name() {
         let read = |text: &str, is_index| {
-            let all = one(text, is_index)?;
+            let all = annotation(text, is_index)?;
             let shown = |a: &Annotation| {
                 let platform = a.platform.as_ref().map_or_else(String::new, |p| format!("[{p}]"));
                 format!("{:?}{platform} {}={}", a.level, a.name, a.value)

@@ -1,6 +1,7 @@
 //! What the worker is asked for: the graph with the images, secrets, agents and devices that steps may have.
 //! It does not know how the graph was made.
 
+use super::agents;
 use super::annotations::annotations;
 use super::graph::Graph;
 use super::options::{device_entitlement, pair};
@@ -9,7 +10,6 @@ use crate::error::CommandError;
 use kiln_frontend::BuildOptions;
 use kiln_worker::{BuildRequest, Definition, DeviceAccess, Image, ImageName, LocalFolder, Output};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 
 /// Steps that run at once for each core: most steps wait more than they compute.
 const JOBS_PER_CORE: usize = 8;
@@ -31,7 +31,7 @@ pub(super) fn request(
         is_index: options.multi_platform,
         locals,
         secrets: secrets(args)?,
-        ssh: agents(args)?,
+        ssh: agents::of(&args.ssh)?,
         devices: device_access(args)?,
         jobs: args.jobs.map_or(cores * JOBS_PER_CORE, usize::from),
         shm_size_bytes: u64::try_from(options.shm_size_bytes).unwrap_or_default(),
@@ -104,19 +104,6 @@ fn secrets(args: &BuildArgs) -> Result<BTreeMap<String, Vec<u8>>, CommandError> 
             }
         };
         out.insert(id, value);
-    }
-    Ok(out)
-}
-
-fn agents(args: &BuildArgs) -> Result<BTreeMap<String, PathBuf>, CommandError> {
-    let mut out = BTreeMap::new();
-    for text in &args.ssh {
-        let (id, socket) =
-            text.split_once('=').map_or((text.as_str(), None), |(id, s)| (id, Some(PathBuf::from(s))));
-        let socket = socket.or_else(|| std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from));
-        let socket = socket
-            .ok_or_else(|| CommandError::usage("--ssh", "SSH_AUTH_SOCK is not set; write ID=SOCKET"))?;
-        out.insert(id.to_owned(), socket);
     }
     Ok(out)
 }

@@ -48,7 +48,7 @@ impl Compression {
         match media_type {
             MediaType::OciLayer | MediaType::DockerLayer => Some(Compression::None),
             MediaType::OciLayerGzip | MediaType::DockerLayerGzip => Some(Compression::Gzip),
-            MediaType::OciLayerZstd => Some(Compression::Zstd),
+            MediaType::OciLayerZstd | MediaType::DockerLayerZstd => Some(Compression::Zstd),
             _ => None,
         }
     }
@@ -68,7 +68,8 @@ impl Compression {
         match self {
             Compression::None => Some(MediaType::DockerLayer),
             Compression::Gzip => Some(MediaType::DockerLayerGzip),
-            Compression::Zstd | Compression::Bzip2 | Compression::Xz => None,
+            Compression::Zstd => Some(MediaType::DockerLayerZstd),
+            Compression::Bzip2 | Compression::Xz => None,
         }
     }
 

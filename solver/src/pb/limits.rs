@@ -119,6 +119,8 @@ fn first_field(mut bytes: &[u8]) -> Option<Field<'_>> {
         1 => 8,
         2 => decode_length_delimiter(&mut bytes).ok()?,
         5 => 4,
+        // The begin and the end of a group, which prost reads over: what is between counts too.
+        3 | 4 => 0,
         _ => return None,
     };
     let (inner, rest) = bytes.split_at_checked(length)?;

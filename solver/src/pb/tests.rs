@@ -521,6 +521,9 @@ fn more_than_can_be_meant_is_refused_before_it_is_made() {
     let op = [[0x12_u8].as_slice(), &varint(mounts.len()), &mounts].concat();
     let bytes = messages::Definition { def: vec![op], ..messages::Definition::default() }.encode_to_vec();
     assert!(matches!(decode(&bytes), Err(PbError::TooManyFields { .. })));
+    // An empty group before them, which prost reads over.
+    let grouped = [[0xa3_u8, 6, 0xa4, 6].as_slice(), &[0x0a_u8, 0].repeat(1 << 20)].concat();
+    assert!(matches!(decode(&grouped), Err(PbError::TooManyFields { .. })));
     let infos = [0x12_u8, 0].repeat(1 << 20);
     let mut nested = [[0x1a_u8].as_slice(), &varint(infos.len()), &infos].concat();
     assert!(matches!(decode(&nested), Err(PbError::TooManyFields { .. })));

@@ -1,7 +1,7 @@
 //! `RUN --device`: devices of the Container Device Interface, who may have them, and what they give.
 
 use super::on_busybox;
-use kiln_tests::{Finished, ImageAssert, TestContext};
+use kiln_tests::{Finished, ImageAssert, Invocation, TestContext, kiln_program};
 
 /// A build with the specifications beside the context.
 fn build(context: &TestContext, args: &[&str]) -> Finished {
@@ -122,4 +122,32 @@ fn an_entitlement_that_can_not_be_read_is_refused() {
     let context = with_device(SHOW);
     build(&context, &["--allow", "device=a,b"]).fails_with(2).says("alias=NAME");
     build(&context, &["--allow", "devices"]).fails_with(2).says("unknown entitlement");
+}
+
+#[test]
+fn what_an_insecure_step_mounts_on_a_folder_of_the_host_is_not_on_the_host() {
+    let context = on_busybox(
+        "FROM @\nRUN --security=insecure --device=vendor.com/class=disk mount -t tmpfs leak /hd/sub && \
+         grep -c ' /hd .*shared:' /proc/self/mountinfo; grep -q leak /proc/self/mountinfo\n",
+    );
+    let folder = context.text("shared");
+    let spec = format!(
+        r#"{{"cdiVersion": "0.7.0", "kind": "vendor.com/class", "devices": [{{"name": "disk", "containerEdits": {{
+            "mounts": [{{"hostPath": "{folder}", "containerPath": "/hd", "options": ["rw", "rbind"]}}]
+        }}}}]}}"#
+    );
+    context.write_beside("cdi/vendor.json", spec);
+    context.write_beside("shared/keep", "");
+    // In a namespace of its own, so that the folder can be a shared mount as a host's folders mostly are.
+    let script = format!(
+        "mount -t tmpfs none {folder} && mount --make-shared {folder} && mkdir {folder}/sub || exit 90\n\
+         {} build --progress=plain --allow device --allow security.insecure --cdi-spec-dir {} {} || exit 91\n\
+         ! grep leak /proc/self/mountinfo",
+        kiln_program().display(),
+        context.text("cdi"),
+        context.text("ctx"),
+    );
+    let unshare =
+        Invocation::new("unshare").args(["-m", "sh", "-c", &script]).env("KILN_ROOT", context.store());
+    unshare.env("HOME", context.path("home")).run().success();
 }

@@ -103,6 +103,15 @@ fn a_command_line_that_is_wrong_is_a_usage_error() {
 }
 
 #[test]
+fn a_check_tells_of_what_cannot_be_parsed_in_every_format() {
+    let context = TestContext::with_dockerfile("FROM scratch\nFOO x\nBAR y\n");
+    context.build(["--check", "--format=text"]).fails_with(2).says("FOO x").says("BAR y");
+    context.build(["--check"]).fails_with(2).says("FOO x").says("BAR y");
+    let finished = context.build(["--check", "--format=sarif"]).fails_with(2);
+    assert!(finished.stdout_text().contains("FOO") && finished.stdout_text().contains("BAR"), "{finished}");
+}
+
+#[test]
 fn help_goes_to_standard_output_and_is_a_success() {
     let context = TestContext::new();
     for args in [vec!["--help"], vec!["build", "--help"], vec!["push", "--help"], vec!["--version"]] {

@@ -13,9 +13,11 @@ mod layouts;
 mod mistake_table;
 mod mistakes;
 mod multi_platform;
+mod output_options;
 mod outputs;
 mod registries;
 mod remote_contexts;
+mod ssh;
 mod store;
 
 use kiln_tests::{Registry, TestContext};

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::Path;
 
+/// The largest numbers of a device that the kernel has.
+const MAJOR_MAX: u32 = 0xfff;
+const MINOR_MAX: u32 = 0xf_ffff;
 /// The versions that there are.
 const VERSIONS: [&str; 10] =
     ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
@@ -191,6 +194,9 @@ impl Edits {
             }
             if let Some(kind) = node.kind.as_deref().filter(|kind| !["", "b", "c", "u", "p"].contains(kind)) {
                 return wrong(format!("its type {kind:?} is none of b, c, u and p"));
+            }
+            if node.major.unwrap_or(0) > MAJOR_MAX || node.minor.unwrap_or(0) > MINOR_MAX {
+                return wrong(format!("its numbers are more than {MAJOR_MAX} and {MINOR_MAX}"));
             }
             let permissions = node.permissions.as_deref().unwrap_or_default();
             if permissions != "none" && permissions.contains(|c| !"rwm".contains(c)) {

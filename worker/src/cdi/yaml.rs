@@ -9,6 +9,8 @@ use std::collections::HashMap;
 const DEPTH_MAX: usize = 64;
 /// How many values a document may have, those that aliases repeat counted each time.
 const VALUES_MAX: usize = 100_000;
+/// How many bytes its texts may have, those that aliases repeat counted each time.
+const TEXT_BYTES_MAX: usize = 16 << 20;
 
 /// Why a text is not read.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +53,14 @@ pub(super) fn read(text: &str) -> Result<Value, YamlError> {
             Event::Alias(anchor) => {
                 let value = reader.anchors.get(&anchor).cloned().unwrap_or_default();
                 reader.count(values_in(&value))?;
+                reader.count_bytes(bytes_in(&value))?;
                 reader.put(value, 0)?;
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = style != ScalarStyle::Plain
                     || tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
                 reader.count(1)?;
+                reader.count_bytes(text.len())?;
                 reader.put(if is_text { text.into() } else { plain(&text) }, anchor)?;
             }
             Event::SequenceStart(anchor, _) => reader.open(Open::List(Vec::new(), anchor))?,
@@ -73,6 +77,7 @@ struct Reader {
     open: Vec<Open>,
     anchors: HashMap<usize, Value>,
     values: usize,
+    bytes: usize,
     whole: Value,
 }
 
@@ -80,6 +85,11 @@ impl Reader {
     fn count(&mut self, values: usize) -> Result<(), YamlError> {
         self.values += values;
         if self.values > VALUES_MAX { Err(YamlError::TooMuch) } else { Ok(()) }
+    }
+
+    fn count_bytes(&mut self, bytes: usize) -> Result<(), YamlError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > TEXT_BYTES_MAX { Err(YamlError::TooMuch) } else { Ok(()) }
     }
 
     fn open(&mut self, collection: Open) -> Result<(), YamlError> {
@@ -123,6 +133,16 @@ impl Reader {
             },
         }
         Ok(())
+    }
+}
+
+/// The bytes of a value's texts.
+fn bytes_in(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => list.iter().map(bytes_in).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + bytes_in(value)).sum(),
+        Value::String(text) => text.len(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 

@@ -7,12 +7,14 @@ use crate::meta::ImageRow;
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, MediaType, Platform, Reference};
 
 /// A name of the store, and what it stands for.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct NamedImages {
     /// The name.
     pub row: ImageRow,
     /// The images, each with its platform: one, or those of an index in its order.
     pub images: Vec<(Platform, Image)>,
+    /// Why they can't be read, if so.
+    pub flaw: Option<WorkerError>,
 }
 
 impl Images<'_> {
@@ -44,7 +46,7 @@ impl Images<'_> {
                 vec![(image.config.platform(), image)]
             }
         };
-        Ok(NamedImages { row, images })
+        Ok(NamedImages { row, images, flaw: None })
     }
 
     fn of_index(

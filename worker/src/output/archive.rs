@@ -5,12 +5,18 @@ use super::Output;
 use super::whole::whole;
 use crate::WorkerError;
 use crate::export::{Documents, Exporter, Release};
-use kiln_oci::{Descriptor, Index, MediaType, Reference};
+use kiln_oci::{Descriptor, Digest, Index, MediaType, Reference};
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+
+/// What the file `oci-layout` says.
+pub(super) const LAYOUT_FILE: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+/// The annotation with a name as it is, and the one with its tag.
+pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Writes the result to `dest`; for `docker` with what that looks for.
 pub(super) fn archive(
@@ -20,41 +26,62 @@ pub(super) fn archive(
     dest: Option<&Path>,
     docker: bool,
 ) -> Result<(), WorkerError> {
-    let (top, _) = release.top();
-    let listed: Vec<Descriptor> = release.images().iter().map(Documents::descriptor).collect();
-    let named = |name: &Reference| {
-        let mut descriptor = top.clone();
-        descriptor.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
-        let tag = name.tag().unwrap_or("latest").to_owned();
-        descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
-        descriptor
-    };
-    let mut manifests: Vec<Descriptor> = output.names.iter().map(named).collect();
-    if manifests.is_empty() {
-        manifests.push(top.clone());
-    }
-    let index = Index {
-        schema_version: 2,
-        media_type: Some(MediaType::OciIndex),
-        manifests,
-        annotations: BTreeMap::new(),
-    };
+    let index = serde_json::to_vec(&index_of(top_entries(output, release))).unwrap_or_default();
     whole(dest, exporter.images.cancel, |out| {
         let mut tar = Tar(LayerWriter::new(out));
         tar.folder("blobs")?;
         tar.folder("blobs/sha256")?;
-        let mut blobs = release.blobs();
-        blobs.extend(listed.iter().chain([&top]).map(|document| (document.digest, document)));
-        for (digest, blob) in blobs {
-            tar.blob(exporter, &format!("blobs/sha256/{}", digest.hex()), blob)?;
+        for (digest, size_bytes) in all_blobs(release) {
+            tar.blob(exporter, &digest, size_bytes)?;
         }
-        tar.file("index.json", &serde_json::to_vec(&index).unwrap_or_default())?;
+        tar.file("index.json", &index)?;
         if docker {
             tar.file("manifest.json", &docker_manifest(output, release.images()))?;
         }
-        tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        tar.file("oci-layout", LAYOUT_FILE)?;
         tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
     })
+}
+
+/// What `index.json` lists: what the result's names stand for, once for each; without a name if it has none.
+pub(super) fn top_entries(output: &Output, release: &Release) -> Vec<Descriptor> {
+    let (top, _) = release.top();
+    let named = |name: &Reference| {
+        let mut descriptor = top.clone();
+        descriptor.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
+        let tag = name.tag().unwrap_or("latest").to_owned();
+        descriptor.annotations.insert(REF_NAME.to_owned(), tag);
+        descriptor
+    };
+    let entries: Vec<Descriptor> = output.names.iter().map(named).collect();
+    if entries.is_empty() { vec![top] } else { entries }
+}
+
+/// What `index.json` is.
+pub(super) fn index_of(manifests: Vec<Descriptor>) -> Index {
+    let media_type = Some(MediaType::OciIndex);
+    Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() }
+}
+
+/// All blobs of a result with their sizes: layers, configs, manifests, the index.
+pub(super) fn all_blobs(release: &Release) -> BTreeMap<Digest, u64> {
+    let mut all: BTreeMap<Digest, u64> =
+        release.blobs().into_iter().map(|(digest, blob)| (digest, blob.size)).collect();
+    let documents = release.images().iter().map(Documents::descriptor).chain([release.top().0]);
+    all.extend(documents.map(|document| (document.digest, document.size)));
+    all
+}
+
+/// Copies a blob of the store, and sees that its bytes are still those of its digest.
+pub(super) fn copy_verified(
+    exporter: &Exporter<'_>,
+    digest: &Digest,
+    write: impl FnOnce(&mut dyn Read) -> io::Result<()>,
+) -> Result<(), WorkerError> {
+    let file = exporter.store.content.blob(digest)?;
+    let mut verified = Verified { file, hasher: kiln_oci::Hasher::new(), expected: *digest };
+    write(&mut verified).map_err(WorkerError::io("write", digest.to_string()))?;
+    verified.check()
 }
 
 /// What `docker load` looks for.
@@ -86,12 +113,10 @@ impl<W: Write> Tar<W> {
         self.0.append(&entry, &mut content).map_err(WorkerError::io("write", "the archive"))
     }
 
-    fn blob(&mut self, exporter: &Exporter<'_>, path: &str, blob: &Descriptor) -> Result<(), WorkerError> {
-        let entry = Self::entry(path, EntryKind::File { size_bytes: blob.size }, 0o644);
-        let file = exporter.store.content.blob(&blob.digest)?;
-        let mut verified = Verified { file, hasher: kiln_oci::Hasher::new(), expected: blob.digest };
-        self.0.append(&entry, &mut verified).map_err(WorkerError::io("write", "the archive"))?;
-        verified.check()
+    fn blob(&mut self, exporter: &Exporter<'_>, digest: &Digest, size_bytes: u64) -> Result<(), WorkerError> {
+        let path = format!("blobs/sha256/{}", digest.hex());
+        let entry = Self::entry(&path, EntryKind::File { size_bytes }, 0o644);
+        copy_verified(exporter, digest, |blob| self.0.append(&entry, blob))
     }
 }
 

@@ -131,7 +131,8 @@ impl Wanted {
             agent: match self.remote.way {
                 Way::Ssh => {
                     let agent = build.request.ssh.get("default");
-                    Some(agent.ok_or_else(|| WorkerError::Ssh("default".to_owned()))?.as_os_str().to_owned())
+                    let agent = agent.ok_or_else(|| WorkerError::Ssh("default".to_owned()))?;
+                    Some(agent.address(build.store)?.into_os_string())
                 }
                 _ => None,
             },
