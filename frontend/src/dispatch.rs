@@ -138,7 +138,10 @@ impl Lowering<'_> {
         self.made = self.made.saturating_add(bytes);
         if self.made > MAX_MADE {
             let message = format!("the Dockerfile comes to more than {} MiB here", MAX_MADE >> 20);
-            return Err(place.hinted(message, "the line of each RUN in the history has all arguments, so long values count often"));
+            return Err(place.hinted(
+                message,
+                "the line of each RUN in the history has all arguments, so long values count often",
+            ));
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 # Both bases have triggers: the first installs and copies, the second brings files of a third image.
-FROM registry.example.com/platform/node-onbuild:3 AS app
+FROM hub.example.com/platform/node-onbuild:3 AS app
 EXPOSE 3000
 HEALTHCHECK CMD ["node", "healthcheck.js"]
 CMD ["node", "server.js"]
 
-FROM registry.example.com/platform/site-onbuild:1 AS site
+FROM hub.example.com/platform/site-onbuild:1 AS site
 ARG BASE_URL=https://www.example.com/
 RUN site-generator --strict --base "$BASE_URL" /site
 

@@ -13,11 +13,11 @@ ENV PATH=/opt/conda/bin:$PATH
 ADD --checksum=sha256:24454f830cdb571e2c4ad15481119c43b3cafd48dd869a9b2945d1036d1dc68d \
     https://models.example.com/resnet50/v2/weights.bin /models/
 ADD --unpack=true --chmod=a+rX https://models.example.com/tokenizer.tar.gz /models/tokenizer/
-COPY notebooks/ /work/notebooks
-COPY ["train script.py", "setup.cfg", "/work/"]
-WORKDIR /work
+COPY notebooks/ /lab/notebooks
+COPY ["train script.py", "setup.cfg", "/lab/"]
+WORKDIR /lab
 RUN --device=nvidia.com/gpu=all,required python -c 'import torch; assert torch.cuda.is_available()'
 EXPOSE 8888 6006-6008
-VOLUME ["/work/data", "/work/out"]
+VOLUME ["/lab/data", "/lab/out"]
 ENTRYPOINT ["python", "-m"]
 CMD ["jupyter", "lab", "--ip=0.0.0.0", "--allow-root"]
