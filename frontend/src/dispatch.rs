@@ -44,7 +44,10 @@ impl Lowering<'_> {
             for command in &commands {
                 self.lints.enter(&command.instruction.comments);
                 state.steps.is_trigger = command.is_trigger;
-                self.instruction(&mut state, command)?;
+                let done = self.instruction(&mut state, command);
+                done.map_err(|error| {
+                    if command.is_trigger { error.of_trigger(&command.instruction) } else { error }
+                })?;
                 let line = state.history.last().map_or(0, |line| line.created_by.len());
                 self.count(Place::of(&command.instruction), line + state.dir().len())?;
             }

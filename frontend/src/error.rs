@@ -32,6 +32,19 @@ pub enum LowerError {
     },
 }
 
+impl LowerError {
+    /// The same about a trigger of a base, which is not in the file that is shown.
+    pub(crate) fn of_trigger(self, trigger: &Instruction) -> LowerError {
+        let LowerError::Diagnostic(mut diagnostic) = self else { return self };
+        let of_base = format!("this is about the trigger `ONBUILD {}` of the base", trigger.text);
+        diagnostic.hint = Some(match diagnostic.hint {
+            Some(hint) => format!("{of_base}: {hint}"),
+            None => of_base,
+        });
+        LowerError::Diagnostic(diagnostic)
+    }
+}
+
 /// Where an instruction, or a word of it, stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {

@@ -40,6 +40,18 @@ fn triggers_run_first_and_are_gone() {
 }
 
 #[test]
+fn a_mistake_in_a_trigger_names_the_trigger() {
+    match lowered("FROM busybox AS a\nONBUILD WORKDIR ${X\nFROM a", &options()) {
+        Err(LowerError::Diagnostic(d)) => {
+            assert_eq!(d.line, 3);
+            let hint = d.hint.unwrap_or_default();
+            assert!(hint.starts_with("this is about the trigger `ONBUILD WORKDIR ${X` of the base: "), "{hint}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn the_target_is_named_in_any_case() {
     let with = |target: &str| BuildOptions { target: Some(target.to_owned()), ..options() };
     let text = "FROM busybox AS One\nLABEL a=1\nFROM nowhere";
