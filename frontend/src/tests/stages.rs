@@ -45,7 +45,10 @@ fn a_mistake_in_a_trigger_names_the_trigger() {
         Err(LowerError::Diagnostic(d)) => {
             assert_eq!(d.line, 3);
             let hint = d.hint.unwrap_or_default();
-            assert!(hint.starts_with("this is about the trigger `ONBUILD WORKDIR ${X` of the base: "), "{hint}");
+            assert!(
+                hint.starts_with("this is about the trigger `ONBUILD WORKDIR ${X` of the base: "),
+                "{hint}"
+            );
         }
         other => panic!("{other:?}"),
     }
