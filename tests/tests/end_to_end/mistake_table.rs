@@ -54,8 +54,16 @@ fn told(sections: &[(&str, String)]) -> String {
     }
     args.push(context.text("ctx"));
     // Nothing of the internet is asked for, wherever the test runs.
-    let dead = "http://127.0.0.1:1";
-    let kiln = context.kiln(&args).env("HTTPS_PROXY", dead).env("NO_PROXY", "127.0.0.1,localhost");
+    let (dead, near) = ("http://127.0.0.1:1", "127.0.0.1,localhost");
+    let mut kiln = context.kiln(&args);
+    for (name, value) in
+        [("HTTPS_PROXY", dead), ("https_proxy", dead), ("NO_PROXY", near), ("no_proxy", near)]
+    {
+        kiln = kiln.env(name, value);
+    }
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        kiln = kiln.env_remove(name);
+    }
     let finished = kiln.run();
     let said = finished.stderr.replace(&busybox(), "{base}").replace(registry, "{registry}");
     let said = said.replace(&context.text("ctx"), "{context}");
