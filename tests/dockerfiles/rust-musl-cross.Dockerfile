@@ -5,7 +5,7 @@ RUN apk add --no-cache musl-dev clang lld
 ARG TARGETARCH
 ARG TARGETPLATFORM
 ENV PLATFORM_SLUG=${TARGETPLATFORM//\//-}
-WORKDIR /work
+WORKDIR /build
 RUN <<EOF
 case "$TARGETARCH" in
   amd64) triple=x86_64-unknown-linux-musl ;;
@@ -16,7 +16,7 @@ rustup target add "$triple"
 printf '[build]\ntarget = "%s"\n[target.%s]\nlinker = "rust-lld"\n' "$triple" "$triple" > /usr/local/cargo/config.toml
 EOF
 RUN --mount=type=bind,source=.,target=.,rw \
-    --mount=type=cache,target=/work/target,id=target-$TARGETARCH \
+    --mount=type=cache,target=/build/target,id=target-$TARGETARCH \
     --mount=type=cache,target=/usr/local/cargo/git/db \
     --mount=type=cache,target=/usr/local/cargo/registry/ \
     cargo build --locked --release && install -D target/*/release/hook /out/hook-$PLATFORM_SLUG
