@@ -58,13 +58,12 @@ pub(crate) fn run(
     let options = options(&args, &inputs, named)?;
     let mut resolver = Resolver::new(&worker, args.pull);
     let mut all = Vec::new();
-    let mut times: Vec<(EpochSource, Option<i64>)> = Vec::new();
+    let mut times = Times::new();
     for platform in platforms.all {
         let mut options = BuildOptions { target_platform: platform, ..options.clone() };
         // A check needs no times, and reports what is wrong with their names by itself.
-        let named = if args.check { Ok(None) } else { kiln_frontend::epoch_source(&parse, &options) };
-        if let Some(named) = named.map_err(|e| lower_error(e, source, &mut resolver))? {
-            options.source_date_epoch = time_of(named, &mut times, &args, &worker)?;
+        if !args.check {
+            settle_time(&parse, &mut options, source, &mut resolver, &mut times, &args)?;
         }
         all.push(options);
     }
@@ -94,19 +93,30 @@ pub(crate) fn run(
     tell::tell(&args, quiet, &result, &warnings, source)
 }
 
-/// What `SOURCE_DATE_EPOCH` names, as a time; found out once, as it mostly is the same for all platforms.
-fn time_of(
-    named: EpochSource,
-    known: &mut Vec<(EpochSource, Option<i64>)>,
+/// What `SOURCE_DATE_EPOCH` has named so far, and the times that were found out.
+pub(crate) type Times = Vec<(EpochSource, Option<i64>)>;
+
+/// Finds out the time that `SOURCE_DATE_EPOCH` names, if it names something; once, as it mostly is the same
+/// for all platforms.
+pub(crate) fn settle_time(
+    parse: &Parse,
+    options: &mut BuildOptions,
+    source: Source<'_>,
+    resolver: &mut Resolver<'_>,
+    known: &mut Times,
     args: &BuildArgs,
-    worker: &Worker,
-) -> Result<Option<i64>, CommandError> {
-    if let Some((_, time)) = known.iter().find(|(source, _)| *source == named) {
-        return Ok(*time);
-    }
-    let time = contexts::epoch_of(&named, args, worker)?;
-    known.push((named, time));
-    Ok(time)
+) -> Result<(), CommandError> {
+    let named = kiln_frontend::epoch_source(parse, options).map_err(|e| lower_error(e, source, resolver))?;
+    let Some(named) = named else { return Ok(()) };
+    options.source_date_epoch = match known.iter().find(|(source, _)| *source == named) {
+        Some((_, time)) => *time,
+        None => {
+            let time = contexts::epoch_of(&named, args, resolver.worker)?;
+            known.push((named, time));
+            time
+        }
+    };
+    Ok(())
 }
 
 pub(crate) fn lower(
@@ -122,7 +132,11 @@ pub(crate) fn lower(
 }
 
 /// Refuses a Dockerfile that can't be read: all that is wrong with it is shown, and what is warned of above.
-fn refuse_mistakes(parse: &Parse, source: Source<'_>, args: &BuildArgs) -> Result<(), CommandError> {
+pub(crate) fn refuse_mistakes(
+    parse: &Parse,
+    source: Source<'_>,
+    args: &BuildArgs,
+) -> Result<(), CommandError> {
     let errors = parse.diagnostics.iter().filter(|d| d.severity == Severity::Error);
     let errors: Vec<Diagnostic> = errors.cloned().collect();
     let Some(first) = errors.first() else { return Ok(()) };

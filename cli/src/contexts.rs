@@ -348,8 +348,8 @@ fn remote_source(args: &BuildArgs) -> Result<RemoteContext, CommandError> {
     let keep =
         crate::build::build_args(args).into_iter().rfind(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
     let keep = keep.and_then(|(_, value)| value);
-    let is_kept = keep.is_some_and(|value| ["1", "t", "true"].contains(&value.to_lowercase().as_str()));
-    Ok(if is_kept { source.keeping_git_dir(&args.context) } else { source })
+    let is_kept = keep.as_deref().and_then(kiln_frontend::boolean);
+    Ok(if is_kept == Some(true) { source.keeping_git_dir(&args.context) } else { source })
 }
 
 /// The time that SOURCE_DATE_EPOCH stands for where it names something that has one, in seconds since 1970.

@@ -13,7 +13,7 @@ use crate::render::{self, Source};
 use crate::stderr::say;
 use args::{AstArgs, AstFormat, DebugCommand, GraphArgs, GraphFormat, LlbArgs, LlbFormat};
 use kiln_frontend::{LowerError, pb};
-use kiln_grammar::{Diagnostic, Dockerfile, Parse, Severity};
+use kiln_grammar::{Diagnostic, Dockerfile};
 use kiln_worker::{Worker, WorkerError};
 use serde::Serialize;
 use std::io::{IsTerminal, Read};
@@ -55,7 +55,7 @@ fn ast(
     let AstFormat::Json = format;
     let json = serde_json::to_string_pretty(&tree);
     print(json.map_err(|error| CommandError::usage(&inputs.name, error.to_string()))? + "\n")?;
-    refuse_mistakes(&parse, source_of(&inputs))
+    build::refuse_mistakes(&parse, source_of(&inputs), &args)
 }
 
 /// Prints the Definition that a build would run.
@@ -73,10 +73,11 @@ fn llb(
     let inputs = contexts::read(&args, &worker)?;
     let parse = kiln_grammar::parse(&inputs.dockerfile);
     let source = source_of(&inputs);
-    refuse_mistakes(&parse, source)?;
+    build::refuse_mistakes(&parse, source, &args)?;
     let (named, _) = contexts::named(&args)?;
-    let options = build::options(&args, &inputs, named)?;
+    let mut options = build::options(&args, &inputs, named)?;
     let mut resolver = Resolver::new(&worker, args.pull);
+    build::settle_time(&parse, &mut options, source, &mut resolver, &mut build::Times::new(), &args)?;
     let lowered = build::lower(&parse, &options, source, &mut resolver)?;
     let file = pb::SourceFile { name: &inputs.name, text: &inputs.dockerfile };
     let bytes = pb::encode(&lowered.definition, Some(file));
@@ -125,7 +126,7 @@ fn graph(
     let inputs = dockerfile(&args, open)?;
     let parse = kiln_grammar::parse(&inputs.dockerfile);
     let source = source_of(&inputs);
-    refuse_mistakes(&parse, source)?;
+    build::refuse_mistakes(&parse, source, &args)?;
     let (named, _) = contexts::named(&args)?;
     let options = build::options(&args, &inputs, named)?;
     let graph = kiln_frontend::stage_graph(&parse, &options).map_err(|error| match error {
@@ -152,13 +153,4 @@ fn dockerfile(
 
 fn source_of(inputs: &Inputs) -> Source<'_> {
     Source { name: &inputs.name, text: &inputs.dockerfile }
-}
-
-fn refuse_mistakes(parse: &Parse, source: Source<'_>) -> Result<(), CommandError> {
-    let errors: Vec<Diagnostic> =
-        parse.diagnostics.iter().filter(|d| d.severity == Severity::Error).cloned().collect();
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(CommandError::Dockerfile { text: render::diagnostics(source, &errors) }),
-    }
 }

@@ -38,6 +38,7 @@ pub use error::LowerError;
 pub use kiln_solver::{NetworkMode, pb};
 pub use lint::{LINTS, Lint};
 pub use lower::{Checked, Lowered, Resolver, UnusedBuildArg, check, lower, lower_telling};
+pub use mount::boolean;
 pub use options::{BuildOptions, ImageRequest, NamedContext, ResolvedImage, Ulimit};
 pub use remote::{RemoteContext, image_identifier, remote_context};
 pub use stage_graph::{

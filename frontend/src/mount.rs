@@ -156,7 +156,7 @@ impl MountSpec {
 }
 
 /// A yes or no, as Go's `strconv.ParseBool` reads it.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
+pub fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

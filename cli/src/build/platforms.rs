@@ -50,7 +50,7 @@ impl Platforms {
         if !are_asked_for {
             all.push(Platform::host());
         }
-        let is_index = match (index, boolean(index)) {
+        let is_index = match (index, kiln_frontend::boolean(index)) {
             ("", _) => all.len() > 1,
             (_, Some(false)) if all.len() > 1 => {
                 let problem = format!("{} platforms can't be one image: leave it out", all.len());
@@ -63,15 +63,6 @@ impl Platforms {
             }
         };
         Ok(Platforms { all, are_asked_for, is_index })
-    }
-}
-
-/// A truth value as Go reads it.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
     }
 }
 

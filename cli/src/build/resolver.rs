@@ -10,7 +10,7 @@ type Question = (String, Platform);
 
 /// Answers the frontend's questions, each once, and keeps the images for the build.
 pub(crate) struct Resolver<'a> {
-    worker: &'a Worker,
+    pub worker: &'a Worker,
     pull: bool,
     answers: HashMap<Question, Result<ResolvedImage, String>>,
     /// The images that are known by now.

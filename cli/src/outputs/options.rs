@@ -2,7 +2,7 @@
 //! probably meant. It does not know what comes of them together.
 
 use crate::build::annotations::annotation;
-use crate::build::platforms::boolean;
+use kiln_frontend::boolean;
 use kiln_grammar::suggest::nearest;
 use kiln_worker::{Annotation, Compress};
 
