@@ -124,6 +124,10 @@ fn the_time_can_be_that_of_a_stage_that_is_one_download() {
     let of = |name: &str| context.image(["--build-arg", &format!("SOURCE_DATE_EPOCH={name}")]);
     has_time(&of("dated"), DATED_S, "2014-05-13T16:53:20Z");
     has_time(&of("DATED"), DATED_S, "2014-05-13T16:53:20Z");
+    // What is shown of a build has its time too.
+    let llb = ["debug", "llb", "--build-arg", "SOURCE_DATE_EPOCH=dated", &context.text("ctx")];
+    let shown = context.kiln(llb).run().success().stdout_text().to_owned();
+    assert!(shown.contains(&format!("SOURCE_DATE_EPOCH={DATED_S}")), "{shown}");
     has_time(&of("archived"), NEWEST_S, "2011-03-13T07:06:40Z");
     has_no_time(&of("plain"));
 }
