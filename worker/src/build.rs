@@ -3,13 +3,16 @@
 //! One thread owns the solver. Look-ups are done on it; what may wait (network, processes, hashing) gets
 //! a thread of its own and reports back through one channel. It does not know Dockerfiles.
 
+mod known;
+mod step;
+
 use crate::cdi::{Device, Granted};
 use crate::images::{Image, Images};
-use crate::layer::{Layer, Stack};
+use crate::layer::Stack;
 use crate::local::LocalSource;
 use crate::memo::Memo;
 use crate::progress::{Progress, ProgressSink};
-use crate::store::{Store, now_s};
+use crate::store::Store;
 use crate::view::View;
 use crate::{BuildRequest, LocalFolder, WorkerError};
 use kiln_oci::{ChainId, Digest, Hasher};
@@ -32,8 +35,6 @@ use std::time::{Duration, Instant};
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// The stack of a thread that may walk a deep tree; only what is used of it is memory.
 const STACK_BYTES: usize = 64 << 20;
-/// How often a copy is done over because its source changed meanwhile.
-const COPIES_MAX: usize = 4;
 
 /// A build that is going on.
 pub(crate) struct Build<'a> {
@@ -257,43 +258,6 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// A record all of whose layers are still here.
-    fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
-        let Some(outputs) = self.store.meta.record(key)? else { return Ok(None) };
-        for id in outputs.iter().flatten() {
-            if self.store.meta.layer(*id)?.is_none() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(outputs))
-    }
-
-    fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
-        let Some(outputs) = self.record(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
-        let stacks = self.laid(vertex, &outputs)?;
-        let contents = self.keep(vertex, stacks);
-        self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
-        Ok(Event::Loaded { vertex, outputs: Some(contents) })
-    }
-
-    /// What a step added, laid on what it was built on.
-    pub fn laid(&self, vertex: VertexId, outputs: &[Vec<i64>]) -> Result<Vec<Stack>, WorkerError> {
-        let bases = bases(&self.request.definition, vertex);
-        let mut stacks = Vec::new();
-        for (i, added) in outputs.iter().enumerate() {
-            let base = bases.get(i).map_or_else(|| Ok(Stack::default()), |edge| self.base(*edge))?;
-            let mut layers = Vec::new();
-            for id in added {
-                let row = self.store.meta.layer(*id)?;
-                layers.push(Arc::new(Layer::made(
-                    &row.ok_or_else(|| WorkerError::NoImage(format!("layer {id}")))?,
-                )));
-            }
-            stacks.push(base.with(layers));
-        }
-        Ok(stacks)
-    }
-
     fn keep(&self, vertex: VertexId, stacks: Vec<Stack>) -> Vec<ContentId> {
         let contents = stacks.iter().map(Stack::content).collect();
         self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, stacks);
@@ -347,107 +311,6 @@ impl<'a> Build<'a> {
             self.selected.lock().unwrap_or_else(PoisonError::into_inner).insert((vertex, input), digest);
         }
         Ok(digest)
-    }
-
-    /// Whether what a vertex reads of the user's folders is still what it was when its key was made. If
-    /// not, the key no longer stands for what was read.
-    fn is_unchanged(&self, vertex: VertexId) -> Result<bool, WorkerError> {
-        for (input, edge) in self.vertex(vertex).inputs.iter().enumerate() {
-            let known = |b: &Self| {
-                b.selected.lock().unwrap_or_else(PoisonError::into_inner).get(&(vertex, input)).copied()
-            };
-            let before = known(self);
-            if self.is_local(edge.vertex) && Some(self.select(vertex, input)?) != before {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Does a step. Gives what it added and, where the user's folders have changed since its keys were made,
-    /// what was read of them.
-    fn perform_step(&self, vertex: VertexId) -> Result<Performed, WorkerError> {
-        match &self.vertex(vertex).op {
-            Op::Exec(exec) => {
-                let added = crate::exec_step::run(self, vertex, exec)?;
-                if self.is_unchanged(vertex)? {
-                    return Ok((added, Vec::new()));
-                }
-                // What a process saw of a folder while that changed, nobody knows: its key is like no other.
-                Ok((added, self.read_of_folders(vertex, &now_s().to_be_bytes())))
-            }
-            Op::File(file) => {
-                for copies in 0..COPIES_MAX {
-                    let added = crate::file_step::run(self, vertex, file)?;
-                    if self.is_unchanged(vertex)? {
-                        let read = if copies == 0 { Vec::new() } else { self.read_of_folders(vertex, b"") };
-                        return Ok((added, read));
-                    }
-                }
-                Err(WorkerError::Changing(self.vertex(vertex).metadata.name.clone()))
-            }
-            Op::Source(_) | Op::Merge | Op::Diff => {
-                Err(WorkerError::Unsupported(self.vertex(vertex).metadata.name.clone()))
-            }
-        }
-    }
-
-    /// The digests of what a vertex last read of the user's folders; with `salt`, ones that nothing has.
-    fn read_of_folders(&self, vertex: VertexId, salt: &[u8]) -> Vec<(usize, Digest)> {
-        let selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_vertex = selected.iter().filter(|((v, _), _)| *v == vertex);
-        let salted = |digest: &Digest| {
-            if salt.is_empty() { *digest } else { Digest::of(&[digest.as_bytes(), salt].concat()) }
-        };
-        of_vertex.map(|((_, input), digest)| (*input, salted(digest))).collect()
-    }
-
-    fn run_step(&self, vertex: VertexId, keys: &[CacheKey]) -> Result<Event, WorkerError> {
-        let this = self.vertex(vertex);
-        if matches!(this.op, Op::Diff) {
-            return self.run_diff(vertex);
-        }
-        if matches!(this.op, Op::Merge) {
-            let mut layers = Vec::new();
-            for edge in &this.inputs {
-                layers.extend(self.base(*edge)?.0.iter().cloned());
-            }
-            let outputs = self.keep(vertex, vec![layers.into_iter().collect()]);
-            return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
-        }
-        // Another process, or another step with the same key, may be at it: then its result is taken.
-        let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
-        if !this.metadata.ignore_cache
-            && let Some(outputs) = self.record(&keys[0])?
-        {
-            self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
-            let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
-            return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
-        }
-        self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
-        let started = Instant::now();
-        let (added, changed) = self.perform_step(vertex)?;
-        self.note_made();
-        let stacks = self.laid(vertex, &added)?;
-        if changed.is_empty() {
-            self.store.meta.add_record(keys, &added)?;
-        } else {
-            self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
-        }
-        let outputs = self.keep(vertex, stacks);
-        self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
-        Ok(Event::Ran { vertex, outputs, changed })
-    }
-
-    fn run_diff(&self, vertex: VertexId) -> Result<Event, WorkerError> {
-        let inputs = &self.vertex(vertex).inputs;
-        let (lower, upper) = (self.stack(inputs[0]), self.stack(inputs[1]));
-        let count = lower.0.len();
-        if !upper.diff_ids().starts_with(&lower.diff_ids()) {
-            return Err(WorkerError::Copy(crate::CopyError::Diff));
-        }
-        let outputs = self.keep(vertex, vec![upper.0[count..].iter().cloned().collect()]);
-        Ok(Event::Ran { vertex, outputs, changed: Vec::new() })
     }
 
     /// A vertex of the graph.

@@ -4,6 +4,7 @@
 mod absence;
 mod annotation;
 mod build;
+mod cache;
 mod cache_mount;
 mod cdi;
 mod emulation;
@@ -30,6 +31,10 @@ mod worker;
 
 pub use absence::Absence;
 pub use annotation::{Annotation, AnnotationLevel};
+pub use cache::{
+    AzureOptions, CacheError, CacheExport, CacheImport, CacheKind, CacheMode, GhaOptions, LocalCache,
+    MountsExport, S3Options,
+};
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};

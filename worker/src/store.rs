@@ -1,7 +1,7 @@
 //! The store on disk: content, snapshots, metadata and locks under one folder.
 //!
 //! ```text
-//! <root>/version            1, written when all the rest was made
+//! <root>/version            2, written when all the rest was made
 //! <root>/content/           blobs, an OCI layout
 //! <root>/snapshots/<id>/    layers, unpacked
 //! <root>/meta.db            what they are
@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
-const VERSION: &str = "1";
+/// The version of the whole. One of version 1 is brought to it when it is opened.
+const VERSION: &str = "2";
 /// How long a wait for a lock pauses at first, and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
@@ -322,6 +323,7 @@ fn is_set_up(root: &Path) -> Result<bool, WorkerError> {
     };
     match found.trim() {
         "" => Ok(false),
+        "1" => Ok(false),
         VERSION => Ok(std::fs::metadata(root.join("meta.db")).is_ok_and(|m| m.len() > 0)),
         other => {
             let found = other.chars().take(20).collect();
