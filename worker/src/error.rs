@@ -2,6 +2,7 @@
 //! It does not know exit codes or colours.
 
 use crate::absence::Absence;
+use crate::cache::CacheError;
 use crate::cdi::DeviceError;
 use crate::emulation::ForeignProgram;
 use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
@@ -65,6 +66,22 @@ pub enum WorkerError {
     /// A registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A shared cache could not be used.
+    #[error("cache {place}: {error}")]
+    Cache {
+        /// Which.
+        place: String,
+        /// Why not.
+        error: CacheError,
+    },
+    /// A shared cache does not have a layer as it said.
+    #[error("cache {place}: {error}")]
+    CacheLayer {
+        /// Which.
+        place: String,
+        /// What is wrong.
+        error: Box<WorkerError>,
+    },
     /// A process could not be run.
     #[error(transparent)]
     Run(#[from] RunError),

@@ -6,7 +6,7 @@ mod stored;
 pub use stored::NamedImages;
 
 use crate::image_name::ImageName;
-use crate::layer::{Layer, Stack};
+use crate::layer::{Layer, Origin, Stack};
 use crate::meta::LayerRow;
 use crate::output::stopping::STOP_LOOK;
 use crate::store::Store;
@@ -340,7 +340,11 @@ impl Images<'_> {
                     self.blob_of(layer)?;
                 }
                 self.store.meta.add_blob(&layer.diff_id, "pulled", blob)?;
-                self.store.meta.set_origin(&layer.diff_id, &origin.to_string())?;
+                if let Origin::Image(name) = origin {
+                    self.store.meta.set_origin(&layer.diff_id, &name.to_string())?;
+                } else if let Some(image) = origin.registry_image() {
+                    self.store.meta.set_origin(&layer.diff_id, &image.to_string())?;
+                }
             }
         }
         Ok(())
@@ -357,7 +361,10 @@ impl Images<'_> {
         } else {
             unpacked
         };
-        let id = self.store.meta.add_layer(&LayerRow::of(&committed))?;
+        let row = LayerRow::of(&committed);
+        // What a shared cache has was made when it says, not now: else the same image had another config here.
+        let created_s = layer.created_s.unwrap_or(row.created_s);
+        let id = self.store.meta.add_layer(&LayerRow { created_s, ..row })?;
         if depends {
             self.store.meta.add_rebased(&committed.diff_id, &stack.below(at), id)?;
         }
@@ -371,6 +378,10 @@ impl Images<'_> {
 
     /// Fetches a layer if it is not here as a blob, and unpacks it while it comes in.
     fn unpack(&self, layer: &Layer) -> Result<Committed, WorkerError> {
+        self.try_unpack(layer).map_err(|error| lost(layer, error))
+    }
+
+    fn try_unpack(&self, layer: &Layer) -> Result<Committed, WorkerError> {
         let (Some(blob), Some(origin)) = (&layer.blob, &layer.origin) else {
             return Err(WorkerError::NoImage(layer.diff_id.to_string()));
         };
@@ -398,7 +409,7 @@ impl Images<'_> {
     /// Fetches a blob into the content store, verified; its bytes go to `copy` as well.
     fn fetch(
         &self,
-        origin: &ImageName,
+        origin: &Origin,
         blob: &Descriptor,
         copy: Option<SyncSender<Vec<u8>>>,
     ) -> Result<(), WorkerError> {
@@ -418,11 +429,16 @@ impl Images<'_> {
             Ok(())
         };
         match origin {
-            ImageName::Registry(reference) => {
+            Origin::Cache(place) => {
+                let read = place.read(blob, &mut on_bytes);
+                read.map_err(|error| WorkerError::Cache { place: place.name(), error })?;
+                Ok(writer.commit_verified_as(blob)?)
+            }
+            Origin::Image(ImageName::Registry(reference)) => {
                 self.network(self.client.pull_blob(reference, blob, &mut on_bytes))?;
                 Ok(writer.commit_verified_as(blob)?)
             }
-            ImageName::Layout(layout) => {
+            Origin::Image(ImageName::Layout(layout)) => {
                 let folder = ImageFolder::open(Path::new(&layout.path))?;
                 let path = folder.path_of(&blob.digest);
                 let mut file = folder.blob(&blob.digest)?;
@@ -448,7 +464,7 @@ impl Images<'_> {
     pub fn blobs(&self, image: &Image) -> Result<(), WorkerError> {
         for (blob, origin) in image.layers.iter().filter_map(|layer| layer.blob.as_ref()) {
             if !self.store.content.has(blob) {
-                self.fetch(origin, blob, None)?;
+                self.fetch(&Origin::Image(origin.clone()), blob, None)?;
             }
         }
         Ok(())
@@ -459,9 +475,20 @@ impl Images<'_> {
         let Some(blob) = &layer.blob else { return Ok(None) };
         if !self.store.content.has(blob) {
             let Some(origin) = &layer.origin else { return Ok(None) };
-            self.fetch(origin, blob, None)?;
+            self.fetch(origin, blob, None).map_err(|error| lost(layer, error))?;
         }
         Ok(Some(blob.clone()))
+    }
+}
+
+/// What went wrong with a layer of a shared cache is the cache's fault, and no reason for a build to fail.
+fn lost(layer: &Layer, error: WorkerError) -> WorkerError {
+    match (&layer.origin, error) {
+        (_, WorkerError::Canceled) => WorkerError::Canceled,
+        (Some(Origin::Cache(place)), error) => {
+            WorkerError::CacheLayer { place: place.name(), error: Box::new(error) }
+        }
+        (_, error) => error,
     }
 }
 
@@ -503,9 +530,11 @@ fn choose(
     }
 }
 
-fn compression_of(origin: &ImageName, media_type: &MediaType) -> Result<Compression, WorkerError> {
-    Compression::of_layer(media_type)
-        .ok_or_else(|| document_error(origin, kiln_oci::DocumentError::Unsupported(media_type.clone())))
+fn compression_of(origin: &Origin, media_type: &MediaType) -> Result<Compression, WorkerError> {
+    Compression::of_layer(media_type).ok_or_else(|| WorkerError::Document {
+        reference: origin.name(),
+        source: kiln_oci::DocumentError::Unsupported(media_type.clone()),
+    })
 }
 
 /// Reads the pieces that a channel brings.

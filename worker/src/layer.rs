@@ -1,6 +1,7 @@
 //! Layers as results of steps: what stack of them a vertex's output is.
 //! It does not know how they came about.
 
+use crate::cache::{CachePlace, SharedLayer};
 use crate::image_name::ImageName;
 use crate::meta::LayerRow;
 use kiln_oci::{ChainId, Descriptor, DiffId, Hasher, Reference};
@@ -19,10 +20,38 @@ pub(crate) struct Layer {
     pub snapshot: OnceLock<SnapshotId>,
     /// Its blob where it comes from.
     pub blob: Option<Descriptor>,
-    /// The image that it comes from.
-    pub origin: Option<ImageName>,
+    /// Where it comes from.
+    pub origin: Option<Origin>,
     /// When it was made here.
     pub created_s: Option<i64>,
+}
+
+/// Where a layer's blob is to be had.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    /// Beside an image.
+    Image(ImageName),
+    /// In a shared cache.
+    Cache(Arc<dyn CachePlace>),
+}
+
+impl Origin {
+    /// What it is called in messages.
+    pub fn name(&self) -> String {
+        match self {
+            Origin::Image(name) => name.to_string(),
+            Origin::Cache(place) => place.name(),
+        }
+    }
+
+    /// The image at a registry in whose repository the blob is.
+    pub fn registry_image(&self) -> Option<&Reference> {
+        match self {
+            Origin::Image(ImageName::Registry(reference)) => Some(reference),
+            Origin::Image(ImageName::Layout(_)) => None,
+            Origin::Cache(place) => place.image(),
+        }
+    }
 }
 
 impl Layer {
@@ -41,15 +70,25 @@ impl Layer {
     /// A layer of an image, not looked for here yet.
     pub fn of_image(diff_id: DiffId, blob: Option<Descriptor>, origin: Option<ImageName>) -> Layer {
         let content = ContentId(diff_id.0);
+        let origin = origin.map(Origin::Image);
         Layer { diff_id, content, snapshot: OnceLock::new(), blob, origin, created_s: None }
     }
 
-    /// The image at a registry that it comes from.
-    pub fn registry_image(&self) -> Option<&Reference> {
-        match self.origin.as_ref()? {
-            ImageName::Registry(reference) => Some(reference),
-            ImageName::Layout(_) => None,
+    /// A layer that a shared cache has.
+    pub fn shared(layer: &SharedLayer, place: &Arc<dyn CachePlace>) -> Layer {
+        Layer {
+            diff_id: layer.diff_id,
+            content: layer.content,
+            snapshot: OnceLock::new(),
+            blob: Some(layer.blob.clone()),
+            origin: Some(Origin::Cache(place.clone())),
+            created_s: Some(layer.created_s),
         }
+    }
+
+    /// The image at a registry in whose repository its blob is.
+    pub fn registry_image(&self) -> Option<&Reference> {
+        self.origin.as_ref()?.registry_image()
     }
 }
 

@@ -46,6 +46,6 @@ pub use kiln_solver::Definition;
 pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;
 pub use output::{Form, Output, write_whole};
-pub use progress::{Notice, Progress, ProgressSink, Transfer};
+pub use progress::{CacheTrouble, Notice, Progress, ProgressSink, Transfer};
 pub use ssh_agent::{AgentKey, KeyAgent, KeyError, SshAgent};
 pub use worker::{BuildRequest, BuildResult, LocalFolder, Target, Worker};

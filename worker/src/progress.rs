@@ -1,5 +1,7 @@
 //! What a build tells while it goes on. It does not know terminals.
 
+use crate::WorkerError;
+use crate::cache::CacheError;
 use kiln_oci::Digest;
 use kiln_runner::LogLine;
 use kiln_solver::VertexId;
@@ -52,6 +54,13 @@ pub enum Progress<'a> {
     },
     /// Bytes of a blob came in.
     Transfer(Transfer<'a>),
+    /// A shared cache is not what it was hoped to be. The build goes on.
+    Cache {
+        /// Which.
+        place: &'a str,
+        /// What is the matter.
+        trouble: CacheTrouble<'a>,
+    },
     /// A step goes on, but perhaps not as the user thinks.
     Notice {
         /// The step.
@@ -61,6 +70,21 @@ pub enum Progress<'a> {
         /// What it is.
         notice: Notice<'a>,
     },
+}
+
+/// What can be the matter with a shared cache.
+#[derive(Clone, Copy, Debug)]
+pub enum CacheTrouble<'a> {
+    /// There is none yet.
+    Missing,
+    /// Another builder wrote it.
+    Foreign,
+    /// It could not be asked.
+    Unread(&'a CacheError),
+    /// A layer that it should have could not be had: what it made known has to be made anew.
+    Lost(&'a WorkerError),
+    /// It could not be written.
+    Unwritten(&'a WorkerError),
 }
 
 /// What a step should be looked at for.
