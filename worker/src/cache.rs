@@ -1,9 +1,20 @@
 //! Caches that machines share: where they are kept, and what is taken from and brought to them. It does not know
 //! how a step is done.
 
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
+mod documents;
 mod error;
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
+mod local;
 mod options;
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
 mod place;
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
+mod registry;
+#[cfg(test)]
+mod test_server;
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
+mod waiting;
 
 pub use error::CacheError;
 pub use options::{
