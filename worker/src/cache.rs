@@ -5,7 +5,11 @@
 mod documents;
 mod error;
 #[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
+mod gha;
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
 mod local;
+#[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
+mod memory_file;
 mod options;
 #[cfg_attr(not(test), allow(dead_code, reason = "the build comes next"))]
 mod place;

@@ -1,6 +1,7 @@
 //! A cache that is kept as an image at a registry, or within an image there. It does not know what is in a config.
 
 use super::documents::{CacheForm, config_descriptor, configs};
+use super::memory_file::MemoryFile;
 use super::place::{CONFIG_BYTES_MAX, CachePlace, OpenBlob};
 use super::waiting::Waiting;
 use super::{CacheError, CacheError::Malformed};
@@ -8,7 +9,7 @@ use crate::images::Images;
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, Reference};
 use kiln_registry::{PushedBlob, RegistryError};
 use std::fmt;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::sync::mpsc::sync_channel;
 
 /// Pieces of a blob that are between the network and its reader at once; each some ten kilobytes.
@@ -117,18 +118,8 @@ impl CachePlace for RegistryPlace<'_> {
     fn publish(&self, config: &[u8], layers: &[Descriptor]) -> Result<Option<Descriptor>, CacheError> {
         let about = config_descriptor(config);
         let (media_type, document) = self.form.document(about.clone(), layers)?;
-        let folder = self.images.store.content.root().join("ingest");
-        let nameless = tempfile::tempfile_in(&folder).and_then(|mut file| {
-            file.write_all(config)?;
-            Ok(file)
-        });
-        let file = nameless.map_err(CacheError::io("write the cache's config in", &folder))?;
-        let open = || {
-            // The copy shares its place in the file with the first; they are read one after the other.
-            let mut again = file.try_clone()?;
-            again.seek(SeekFrom::Start(0))?;
-            Ok(again)
-        };
+        let file = MemoryFile::new(config).map_err(CacheError::io("keep", "the cache's config"))?;
+        let open = || file.open();
         self.push(&about, &open)?;
         self.wait(self.images.client.push_manifest(&self.reference, &media_type, &document))?;
         Ok(Some(Descriptor::of(media_type, &document)))
