@@ -14,6 +14,7 @@
 //! is to be merged into, and the default one) and which one is written.
 
 mod azure;
+mod listing;
 mod service;
 mod token;
 
@@ -25,14 +26,18 @@ use super::waiting::{Deadline, Waiting, check};
 use kiln_oci::{Descriptor, Digest};
 use kiln_registry::Client;
 use kiln_runner::CancelToken;
+use listing::Listing;
 use service::{Reserved, Service, Version};
+use std::collections::BTreeSet;
 use std::io;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use token::Token;
 use tokio::runtime::Runtime;
 
 /// Where GitHub itself speaks the second version.
 const RESULTS_HOST: &str = "results-receiver.actions.githubusercontent.com";
+const BLOB_PREFIX: &str = "buildkit-blob-1-";
 const DEFAULT_SCOPE: &str = "buildkit";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long another that took a config's number has to finish it, before that number is passed over.
@@ -49,6 +54,9 @@ pub(crate) struct GhaPlace<'a> {
     token: Token,
     timeout: Duration,
     number_wait: Duration,
+    listing: Option<Listing>,
+    /// The keys of the blobs that are there, where GitHub lists them.
+    listed: OnceLock<Option<BTreeSet<String>>>,
 }
 
 impl<'a> GhaPlace<'a> {
@@ -83,6 +91,10 @@ impl<'a> GhaPlace<'a> {
             scope: given(&options.scope).unwrap_or_else(|| DEFAULT_SCOPE.to_owned()),
             timeout: options.timeout.unwrap_or(DEFAULT_TIMEOUT),
             number_wait: NUMBER_WAIT,
+            listing: given(&options.repository)
+                .zip(given(&options.ghtoken))
+                .and_then(|(repository, token)| Listing::of(&repository, &token)),
+            listed: OnceLock::new(),
         })
     }
 
@@ -94,6 +106,20 @@ impl<'a> GhaPlace<'a> {
 
     fn deadline(&self) -> Deadline {
         Deadline::after(self.timeout)
+    }
+
+    /// Whether there is a blob of this key: by GitHub's list if that can be had, which is asked for once.
+    fn has(&self, key: &str, deadline: Deadline) -> Result<bool, CacheError> {
+        let listed = self.listed.get_or_init(|| {
+            let (client, waiting) = (self.service.client, &self.service.waiting);
+            let listing = self.listing.as_ref()?;
+            // It only saves questions: without it each blob is asked for.
+            listing.keys(client, waiting, BLOB_PREFIX, self.token.read(), deadline).ok()
+        });
+        match listed {
+            Some(listed) => Ok(listed.contains(key)),
+            None => Ok(self.service.find(key, deadline)?.is_some_and(|found| found.key == key)),
+        }
     }
 
     /// The number of a config's entry.
@@ -134,7 +160,7 @@ const HELP: &str = "this works within GitHub Actions, where an action hands ACTI
     ACTIONS_RESULTS_URL (or ACTIONS_CACHE_URL) on; or say token= and url_v2= (or url=)";
 
 fn blob_key(digest: &Digest) -> String {
-    format!("buildkit-blob-1-{digest}")
+    format!("{BLOB_PREFIX}{digest}")
 }
 
 impl CachePlace for GhaPlace<'_> {
@@ -175,7 +201,7 @@ impl CachePlace for GhaPlace<'_> {
 
     fn write(&self, blob: &Descriptor, open: OpenBlob<'_>) -> Result<bool, CacheError> {
         let (key, deadline) = (blob_key(&blob.digest), self.deadline());
-        if self.service.find(&key, deadline)?.is_some_and(|found| found.key == key) {
+        if self.has(&key, deadline)? {
             return Ok(false);
         }
         // Another may bring the same at this moment: it is theirs then.

@@ -36,7 +36,7 @@ pub(super) enum Version {
 
 /// The service, as one job sees it.
 pub(super) struct Service<'a> {
-    client: &'a Client,
+    pub client: &'a Client,
     pub waiting: Waiting<'a>,
     base: Url,
     version: Version,
@@ -443,8 +443,8 @@ fn unreachable(request: &WebRequest<'_>, error: RegistryError) -> CacheError {
             format!("{host} cannot be reached: {}", innermost(&source))
         }
         RegistryError::Tls { reason, .. } => format!("no secure connection: {reason}"),
-        RegistryError::Io { what, source } => {
-            return CacheError::Io { action: "finish", path: what.into(), source };
+        RegistryError::Io { source, .. } => {
+            return CacheError::Io { action: "take or give the bytes of", path: asked.into(), source };
         }
         other => other.to_string(),
     };

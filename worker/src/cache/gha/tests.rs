@@ -100,6 +100,58 @@ fn large_blobs_go_in_pieces_and_come_back_whole() {
 }
 
 #[test]
+fn with_githubs_list_no_blob_is_asked_for() {
+    let (fixture, server) = (Fixture::new(), GhaServer::start(&BRANCHES));
+    let (there, open) = fixture.blob(b"there");
+    let (missing, open_missing) = fixture.blob(b"missing");
+    let key = blob_key(&there.digest);
+    let api = TestServer::start(move |asked| {
+        assert_eq!(asked.header("authorization"), Some("Bearer ghs_x"));
+        assert_eq!(
+            (asked.path(), asked.query("key").as_deref()),
+            ("/repos/o/r/actions/caches", Some(BLOB_PREFIX))
+        );
+        // The first page of the first branch is full.
+        let is_full =
+            asked.query("ref").as_deref() == Some(BRANCHES[0]) && asked.query("page").as_deref() == Some("1");
+        let keys: Vec<String> =
+            (0..if is_full { 99 } else { 0 }).map(|i| i.to_string()).chain([key.clone()]).collect();
+        let entries: Vec<_> = keys.iter().map(|key| serde_json::json!({ "id": 1, "key": key })).collect();
+        answer(200, serde_json::json!({ "total_count": 1, "actions_caches": entries }).to_string())
+    });
+    let (ghtoken, repository) = (Some("ghs_x".to_owned()), Some("o/r".to_owned()));
+    let options = GhaOptions { ghtoken, repository, ..options(&server.url(), server.token(), 2) };
+    let mut place =
+        GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place");
+    place.listing.as_mut().expect("a listing").api =
+        format!("http://{}/", api.address).parse().expect("an address");
+    assert!(!place.write(&there, &open).expect("listed"));
+    assert!(place.write(&missing, &open_missing).expect("written"));
+    assert!(
+        !server.requests().iter().any(|r| r.contains("GetCacheEntryDownloadURL")),
+        "{:?}",
+        server.requests()
+    );
+    assert_eq!(api.asked().len(), 3);
+}
+
+#[test]
+fn a_list_that_cannot_be_had_is_done_without() {
+    let (fixture, server) = (Fixture::new(), GhaServer::start(&BRANCHES));
+    let api = TestServer::start(|_| answer(403, r#"{"message":"no"}"#));
+    let mut place = place(&fixture, &server, 1);
+    let mut listing = Listing::of("o/r", "ghs_x").expect("a listing");
+    listing.api = format!("http://{}/", api.address).parse().expect("an address");
+    place.listing = Some(listing);
+    let (blob, open) = fixture.blob(b"a layer");
+    assert!(place.write(&blob, &open).expect("written"));
+    assert!(!place.write(&blob, &open).expect("there"));
+    for bad in ["", "o", "o/", "/r", "o/r/x", "../r", "o/r?x"] {
+        assert!(Listing::of(bad, "x").is_none(), "{bad}");
+    }
+}
+
+#[test]
 fn an_empty_blob_can_be_kept() {
     for version in [1, 2] {
         let (fixture, server) = (Fixture::new(), GhaServer::start(&BRANCHES));
