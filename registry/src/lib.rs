@@ -15,8 +15,10 @@ mod push;
 mod request;
 mod token;
 mod transport;
+mod web;
 
 pub use client::{Client, Options, Resolved};
 pub use error::{Mismatch, Refusal, RegistryError};
 pub use patience::Patience;
 pub use push::PushedBlob;
+pub use web::{WebAnswer, WebBody, WebRequest};

@@ -183,7 +183,7 @@ impl Pull<'_> {
 }
 
 /// The first byte of `bytes 5-9/10`.
-fn range_start(content_range: &str) -> Option<u64> {
+pub(crate) fn range_start(content_range: &str) -> Option<u64> {
     let (unit, range) = content_range.trim().split_once(' ')?;
     let (start, _) = range.split_once('-')?;
     (unit == "bytes").then(|| start.trim().parse().ok())?

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_util::io::ReaderStream;
 
 const UPLOAD_CHUNK_BYTES: usize = 256 * 1024;
@@ -38,7 +38,7 @@ impl Wire {
     }
 }
 
-/// Opens the file that is sent, from its start; called anew for each attempt.
+/// Opens the file that is sent, where what is sent of it begins; called anew for each attempt.
 pub(crate) type Open<'a> = dyn Fn() -> io::Result<File> + Send + Sync + 'a;
 
 /// What a request carries.
@@ -117,7 +117,7 @@ impl Transport {
                     CountingReader { file: tokio::fs::File::from_std(file), sent: Arc::clone(&sent) };
                 request = request
                     .header(CONTENT_LENGTH, HeaderValue::from(size))
-                    .body(Body::wrap_stream(ReaderStream::with_capacity(reader, UPLOAD_CHUNK_BYTES)));
+                    .body(Body::wrap_stream(ReaderStream::with_capacity(reader.take(size), UPLOAD_CHUNK_BYTES)));
             }
         }
         let answer = request.send();

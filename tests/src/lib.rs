@@ -5,6 +5,7 @@
 mod base_image;
 mod context;
 mod fake_registry;
+mod gha_server;
 mod http;
 mod image;
 mod process;
@@ -15,6 +16,7 @@ mod traces;
 pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
 pub use context::TestContext;
 pub use fake_registry::{FakeRegistry, Reply, closed_port};
+pub use gha_server::GhaServer;
 pub use http::{Response, request};
 pub use image::{ImageAssert, Kind, Node, digest_in, members_of, tree_of};
 pub use process::{Finished, Invocation, Running, TIME_LIMIT};

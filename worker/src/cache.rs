@@ -2,14 +2,28 @@
 //! how a step is done.
 
 mod config;
+mod documents;
 mod error;
+mod export;
+mod gha;
 mod import;
+mod local;
+mod memory_file;
+mod network;
+mod open;
 mod options;
 mod place;
+mod registry;
+#[cfg(test)]
+mod test_server;
+mod waiting;
 
-pub(crate) use config::SharedLayer;
+pub(crate) use config::{SharedCache, SharedLayer};
 pub use error::CacheError;
+pub(crate) use export::{Exports, Learnt, SENDERS, inline, on_the_way};
 pub(crate) use import::{Imports, SharedHit};
+pub(crate) use network::Network;
+pub(crate) use open::open;
 pub use options::{
     AzureOptions, CacheExport, CacheImport, CacheKind, CacheMode, GhaOptions, LocalCache, MountsExport,
     S3Options,

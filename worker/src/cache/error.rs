@@ -2,7 +2,8 @@
 
 use kiln_oci::{Digest, LayoutError};
 use kiln_registry::RegistryError;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Why a cache could not be asked, or not be written.
@@ -64,4 +65,34 @@ pub enum CacheError {
     /// The time that there was for it is over.
     #[error("it took longer than {0} s")]
     TimedOut(u64),
+    /// The user has stopped the build.
+    #[error("canceled")]
+    Canceled,
+    /// `image-manifest=true` with `oci-mediatypes=false`.
+    #[error(
+        "a cache with Docker's media types is no image manifest: leave out oci-mediatypes=false, \
+         or add image-manifest=false"
+    )]
+    Form,
+    /// More layers than a registry's manifest can have.
+    #[error(
+        "a manifest with {layers} layers has {bytes} bytes, more than the {max} that registries take; \
+         with mode=min it has fewer"
+    )]
+    TooManyLayers {
+        /// How many there are.
+        layers: usize,
+        /// How large it would be.
+        bytes: u64,
+        /// How large it may be.
+        max: u64,
+    },
+}
+
+impl CacheError {
+    /// For `map_err`: `action` was tried on `path`.
+    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> CacheError {
+        let path = path.as_ref().to_owned();
+        move |source| CacheError::Io { action, path, source }
+    }
 }

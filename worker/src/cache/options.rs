@@ -37,7 +37,7 @@ pub struct LocalCache {
     pub tag: String,
     /// Which manifest to read, instead of the tag's.
     pub digest: Option<Digest>,
-    /// Whether what was in the folder before is removed once the new cache is there.
+    /// Whether all blobs that no tag needs are removed once the new cache is there, however new they are.
     pub reset: bool,
 }
 
