@@ -123,6 +123,15 @@ pub(crate) struct BuildArgs {
     /// The same for some stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
+    /// A cache that machines share to read, as type=registry,ref=NAME; types: registry, local, gha, s3, azblob
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// A cache to write, as type=registry,ref=NAME,mode=max; also inline, and ,mounts=all for cache mounts
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
+    /// Fail, with exit code 4, where a cache can't be read or written
+    #[arg(long)]
+    pub cache_strict: bool,
     /// Ask registries for base images even if the store has their names
     #[arg(long)]
     pub pull: bool,

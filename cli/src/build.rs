@@ -13,6 +13,7 @@ pub(crate) use options::{build_args, options};
 pub(crate) use resolver::Resolver;
 
 use crate::args::{BuildArgs, ProgressMode};
+use crate::caches;
 use crate::check::{self, CheckFormat};
 use crate::contexts;
 use crate::error::{CommandError, is_registry};
@@ -24,7 +25,7 @@ use crate::stderr::say;
 use graph::Graph;
 use kiln_frontend::{BuildOptions, EpochSource, ImageRequest, LowerError, Lowered};
 use kiln_grammar::{Diagnostic, Parse, Severity, Span};
-use kiln_worker::{CancelToken, LocalFolder, Progress, ProgressSink, Worker, WorkerError};
+use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Progress, ProgressSink, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
 
@@ -43,7 +44,11 @@ pub(crate) fn run(
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
-    let worker = open(&args.insecure_registry)?;
+    let imports = caches::imports(&args.cache_from, &caches::environment)?;
+    let exports = caches::exports(&args.cache_to, &caches::environment)?;
+    let mut insecure = args.insecure_registry.clone();
+    insecure.extend(caches::insecure_registries(&imports, &exports));
+    let worker = open(&insecure)?;
     let inputs = contexts::read(&args, &worker)?;
     let source = Source { name: &inputs.name, text: &inputs.dockerfile };
     let parse = kiln_grammar::parse(&inputs.dockerfile);
@@ -77,6 +82,7 @@ pub(crate) fn run(
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let request = request::request(&args, graph, resolver.images, folders, outputs, &options)?;
+    let request = BuildRequest { cache_imports: imports, cache_exports: exports, ..request };
     let told = failure::Told {
         source,
         parse: &parse,

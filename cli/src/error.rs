@@ -36,13 +36,16 @@ pub(crate) enum CommandError {
     /// A step failed; `text` shows where.
     #[error("{text}")]
     Step { text: String, error: Box<WorkerError> },
+    /// All is built, but shared caches could not be used, and that must not be.
+    #[error("--cache-strict: {count} of the caches could not be used, as told above; the image is built")]
+    Caches { count: usize },
     /// The worker failed.
     #[error(transparent)]
     Worker(#[from] WorkerError),
 }
 
 impl CommandError {
-    /// 1 the build failed, 2 usage or Dockerfile, 3 registry, 130 stopped by the user.
+    /// 1 the build failed, 2 usage or Dockerfile, 3 registry, 4 cache under `--cache-strict`, 130 stopped by the user.
     pub fn exit_code(&self) -> u8 {
         match self {
             CommandError::Usage { .. }
@@ -52,6 +55,7 @@ impl CommandError {
             CommandError::Signals(_) | CommandError::File { .. } | CommandError::Findings { .. } => 1,
             CommandError::Image { registry: true, .. } => 3,
             CommandError::Image { registry: false, .. } => 1,
+            CommandError::Caches { .. } => 4,
             CommandError::Step { error, .. } => worker_code(error),
             CommandError::Worker(error) => worker_code(error),
         }
@@ -77,6 +81,7 @@ fn worker_code(error: &WorkerError) -> u8 {
         | WorkerError::Content(LayoutError::Mismatch { .. }) => 3,
         // An image in a folder comes of no registry.
         WorkerError::NoPlatform { reference, .. } if !reference.starts_with(kiln_oci::LAYOUT_SCHEME) => 3,
+        WorkerError::Cache { .. } | WorkerError::CacheLayer { .. } => 4,
         WorkerError::Canceled => 130,
         WorkerError::Vertex { error, .. } => worker_code(error),
         _ => 1,

@@ -3,6 +3,7 @@
 
 mod args;
 mod build;
+mod caches;
 mod check;
 mod contexts;
 mod debug;

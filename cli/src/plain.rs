@@ -2,7 +2,7 @@
 //! It does not know what the steps do.
 
 use crate::stderr;
-use kiln_worker::{Notice, Progress};
+use kiln_worker::{CacheTrouble, Notice, Progress, WorkerError};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -121,6 +121,10 @@ impl State {
                 }
             }
             Progress::Transfer(_) => {}
+            Progress::Cache { place, trouble } => {
+                self.last = 0;
+                out.extend_from_slice(format!("WARNING: {}\n\n", cache_words(place, trouble)).as_bytes());
+            }
             Progress::Notice { vertex, lines, notice } => {
                 let number = self.head(format!("v{}", vertex.0), "", &mut out);
                 let text = noticed(lines, notice).message;
@@ -145,6 +149,32 @@ impl State {
         }
         number
     }
+}
+
+/// What is the matter with a shared cache, in one line.
+fn cache_words(place: &str, trouble: CacheTrouble<'_>) -> String {
+    let reason = |error: &WorkerError| match error {
+        WorkerError::Cache { error, .. } => one_line(&error.to_string()),
+        WorkerError::CacheLayer { error, .. } => one_line(&error.to_string()),
+        other => one_line(&other.to_string()),
+    };
+    match trouble {
+        CacheTrouble::Missing => format!("there is no cache {place} yet"),
+        CacheTrouble::Foreign => {
+            format!("the cache {place} was written by another builder: nothing in it is for kiln")
+        }
+        CacheTrouble::Unread(error) => {
+            format!("cannot read the cache {place}, going on without it: {}", one_line(&error.to_string()))
+        }
+        CacheTrouble::Lost(error) => {
+            format!("the cache {place} lacks what it names, going on without it: {}", reason(error))
+        }
+        CacheTrouble::Unwritten(error) => format!("cannot write the cache {place}: {}", reason(error)),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn done(number: usize, took: Duration) -> String {

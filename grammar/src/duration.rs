@@ -2,7 +2,7 @@
 //! allowed where.
 
 /// Reads a duration; the error is Go's message.
-pub(crate) fn parse(text: &str) -> Result<i64, String> {
+pub fn parse(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),

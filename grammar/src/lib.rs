@@ -25,6 +25,7 @@ mod unknown;
 
 pub use ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};
 pub use diagnostic::{Diagnostic, Severity};
+pub use duration::parse as go_duration;
 pub use ignore::{IgnorePattern, parse_ignore};
 pub use mount::record as csv_record;
 pub use parse::{MAX_DOCKERFILE_SIZE, Parse, parse, parse_instruction};

@@ -165,6 +165,14 @@ impl Solver {
         &self.definition
     }
 
+    /// The key of a vertex by how it is made, as soon as that is known.
+    pub fn key(&self, vertex: VertexId) -> Option<CacheKey> {
+        match self.chain_key(&Edge { vertex, output: 0 }) {
+            Some(InputKey::Chain(key, _)) => Some(key),
+            _ => None,
+        }
+    }
+
     /// The next thing to do, or `None` if there is nothing until an event comes in.
     pub fn next_action(&mut self) -> Option<Action> {
         if self.failed.is_some() {

@@ -11,6 +11,7 @@ mod image;
 mod process;
 mod program;
 mod registry;
+mod relay;
 mod traces;
 
 pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
@@ -22,4 +23,5 @@ pub use image::{ImageAssert, Kind, Node, digest_in, members_of, tree_of};
 pub use process::{Finished, Invocation, Running, TIME_LIMIT};
 pub use program::kiln_program;
 pub use registry::{BASIC_PASSWORD, BASIC_USER, Registry};
+pub use relay::{Fate, Passed, Relay};
 pub use traces::{mounts_below, processes_naming, unique, wait_until};

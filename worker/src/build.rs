@@ -4,8 +4,10 @@
 //! a thread of its own and reports back through one channel. It does not know Dockerfiles.
 
 mod known;
+mod sharing;
 mod step;
 
+use crate::cache::{Exports, Imports};
 use crate::cdi::{Device, Granted};
 use crate::images::{Image, Images};
 use crate::layer::Stack;
@@ -22,6 +24,7 @@ use kiln_solver::{
     Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId,
     bases,
 };
+use known::Added;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,9 +46,18 @@ pub(crate) struct Build<'a> {
     pub request: &'a BuildRequest,
     pub progress: &'a ProgressSink<'a>,
     pub cancel: &'a CancelToken,
+    /// The shared caches that it reads, and those that it writes.
+    pub imports: &'a Imports,
+    exports: &'a Exports,
     /// The images that the graph names, by identifier.
     pub known_images: HashMap<String, Arc<Image>>,
     results: Mutex<HashMap<VertexId, Vec<Stack>>>,
+    /// What steps added to their outputs.
+    added: Mutex<HashMap<VertexId, Added>>,
+    /// How long the steps took that ran.
+    took: Mutex<HashMap<VertexId, Duration>>,
+    /// The keys of all steps by how they are made, where they came to be known.
+    keys: Mutex<HashMap<VertexId, CacheKey>>,
     /// What steps added that read something else than their keys stood for.
     unrecorded: Mutex<HashMap<VertexId, Vec<Vec<i64>>>>,
     /// What was last read of the user's folders: by vertex and input.
@@ -75,6 +87,7 @@ impl<'a> Build<'a> {
         request: &'a BuildRequest,
         progress: &'a ProgressSink<'a>,
         cancel: &'a CancelToken,
+        (imports, exports): (&'a Imports, &'a Exports),
     ) -> Build<'a> {
         let known_images = request
             .images
@@ -87,8 +100,13 @@ impl<'a> Build<'a> {
             request,
             progress,
             cancel,
+            imports,
+            exports,
             known_images,
             results: Mutex::default(),
+            added: Mutex::default(),
+            took: Mutex::default(),
+            keys: Mutex::default(),
             unrecorded: Mutex::default(),
             selected: Mutex::default(),
             locals: Mutex::default(),
@@ -98,8 +116,18 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Solves the graph and gives the layers of each target.
+    /// Solves the graph and gives the layers of each target. Where a shared cache turns out not to have what it said,
+    /// it is solved again without it: what ran is known by then.
     pub fn run(&self) -> Result<Vec<Stack>, WorkerError> {
+        loop {
+            match self.solve() {
+                Err(error) => self.without_cache_of(error)?,
+                solved => return solved,
+            }
+        }
+    }
+
+    fn solve(&self) -> Result<Vec<Stack>, WorkerError> {
         let mut definition = self.request.definition.clone();
         // A step's key has the devices that it gets, and not the names that it asks for.
         for (vertex, devices) in self.grant_devices()? {
@@ -112,6 +140,7 @@ impl<'a> Build<'a> {
         let (sender, receiver) = channel();
         let failed = std::thread::scope(|scope| self.drive(scope, &mut solver, &sender, &receiver));
         self.remember_digests();
+        self.note_keys(&solver);
         match failed {
             Some((vertex, error)) => Err(self.explained(vertex, error)),
             None => {
@@ -170,7 +199,10 @@ impl<'a> Build<'a> {
                 Err(error) => {
                     // The first failure is the one that is shown; those that follow come of stopping.
                     if failure.is_none() {
-                        self.cancel.cancel();
+                        // What runs beside a cache that is no good is done all the same.
+                        if !matches!(error, WorkerError::CacheLayer { .. }) {
+                            self.cancel.cancel();
+                        }
                         failure = Some((vertex, error));
                     }
                     solver.apply(Event::Failed(vertex));
@@ -199,7 +231,8 @@ impl<'a> Build<'a> {
             | Action::Run { vertex, .. } => *vertex,
         };
         let inline = match &action {
-            Action::LookUp { .. } | Action::Remember { .. } => true,
+            Action::LookUp { .. } => self.imports.are_settled(),
+            Action::Remember { .. } => true,
             Action::Load { vertex, .. } => !self.stands_on_a_folder(*vertex),
             Action::Identify(v) => self.is_known_image(solver.definition().vertex(*v)),
             Action::Run { .. } | Action::Select { .. } | Action::Fetch(_) => false,
@@ -238,13 +271,7 @@ impl<'a> Build<'a> {
                 let digest = self.select(*vertex, *input)?;
                 Ok(Event::Selected { vertex: *vertex, input: *input, digest })
             }
-            Action::LookUp { vertex, key, alias } => {
-                let record = self.record(key)?;
-                if let (Some(record), Some(alias)) = (&record, alias) {
-                    self.store.meta.add_record(&[*alias], record)?;
-                }
-                Ok(Event::Found { vertex: *vertex, hit: record.is_some() })
-            }
+            Action::LookUp { vertex, key, alias } => self.look_up(*vertex, key, alias.as_ref()),
             Action::Load { vertex, key } => self.load(*vertex, key),
             Action::Remember { vertex, key } => {
                 let made = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).remove(vertex);
@@ -354,8 +381,8 @@ impl<'a> Build<'a> {
                 outputs
             }
         };
-        let stacks = self.laid(edge.vertex, &outputs)?;
-        self.keep(edge.vertex, stacks);
+        let layers = self.layers_of(&outputs)?;
+        self.keep(edge.vertex, layers.into_iter().map(|added| added.into_iter().collect()).collect());
         Ok(self.stack(edge))
     }
 

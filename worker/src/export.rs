@@ -137,17 +137,29 @@ impl Exporter<'_> {
         latest_s: Option<i64>,
     ) -> Result<Blobs, WorkerError> {
         let mut all = Blobs::default();
-        for (at, layer) in stack.0.iter().enumerate() {
+        for at in 0..stack.0.len() {
             stopping::check(self.images.cancel)?;
-            let (diff_id, blob) = match self.pulled_blob(layer)? {
-                Some(blob) if form.changes(&blob) => (layer.diff_id, self.changed_blob(layer, &blob, form)?),
-                Some(blob) => (layer.diff_id, blob),
-                None => self.made_blob(stack, at, form, latest_s)?,
-            };
+            let (diff_id, blob) = self.blob(stack, at, form, latest_s)?;
             all.diff_ids.push(diff_id);
             all.descriptors.push(spelling.layer(blob));
         }
         Ok(all)
+    }
+
+    /// The blob of one of a stack's layers, and the digest of its tar.
+    pub fn blob(
+        &self,
+        stack: &Stack,
+        at: usize,
+        form: LayerForm,
+        latest_s: Option<i64>,
+    ) -> Result<(DiffId, Descriptor), WorkerError> {
+        let layer = &stack.0[at];
+        match self.pulled_blob(layer)? {
+            Some(blob) if form.changes(&blob) => Ok((layer.diff_id, self.changed_blob(layer, &blob, form)?)),
+            Some(blob) => Ok((layer.diff_id, blob)),
+            None => self.made_blob(stack, at, form, latest_s),
+        }
     }
 
     /// The blob that a layer came as.
@@ -210,17 +222,29 @@ impl Exporter<'_> {
         let layer: &Arc<Layer> = &stack.0[at];
         let suffix = latest_s.map_or_else(String::new, |s| format!(" until {s}"));
         let (name, tar_name) = (form.name() + &suffix, "tar".to_owned() + &suffix);
-        let tar = match latest_s {
-            Some(_) => self.store.meta.blob(&layer.diff_id, &tar_name)?.map(|tar| DiffId(tar.digest)),
-            None => Some(layer.diff_id),
+        let known = || -> Result<Option<(DiffId, Descriptor)>, WorkerError> {
+            let tar = match latest_s {
+                Some(_) => self.store.meta.blob(&layer.diff_id, &tar_name)?.map(|tar| DiffId(tar.digest)),
+                None => Some(layer.diff_id),
+            };
+            let (Some(diff_id), Some(blob)) = (tar, self.store.meta.blob(&layer.diff_id, &name)?) else {
+                return Ok(None);
+            };
+            Ok(self.store.content.has(&blob).then_some((diff_id, blob)))
         };
-        if let Some(diff_id) = tar
-            && let Some(blob) = self.store.meta.blob(&layer.diff_id, &name)?
-            && self.store.content.has(&blob)
-        {
-            return Ok((diff_id, blob));
+        if let Some(known) = known()? {
+            return Ok(known);
         }
-        let id = self.images.unpacked(stack)?[at];
+        // A cache and an output may both want it, and another process too: one compresses it.
+        let lock = format!("blob-{}", layer.diff_id.0.hex());
+        let _alone = self.store.lock(&lock, self.images.cancel)?;
+        if let Some(known) = known()? {
+            return Ok(known);
+        }
+        let id = match layer.snapshot.get() {
+            Some(id) => *id,
+            None => self.images.unpacked(stack)?[at],
+        };
         let ((diff_id, tar_bytes), blob) = self.compressed(layer, form, |out| match latest_s {
             Some(latest_s) => Ok(self.store.snapshots.write_layer_clamped(&id, latest_s, out)?),
             None => {

@@ -431,7 +431,7 @@ impl Images<'_> {
         match origin {
             Origin::Cache(place) => {
                 let read = place.read(blob, &mut on_bytes);
-                read.map_err(|error| WorkerError::Cache { place: place.name(), error })?;
+                read.map_err(|error| error.of(&place.name()))?;
                 Ok(writer.commit_verified_as(blob)?)
             }
             Origin::Image(ImageName::Registry(reference)) => {

@@ -22,8 +22,10 @@ pub(crate) struct Layer {
     pub blob: Option<Descriptor>,
     /// Where it comes from.
     pub origin: Option<Origin>,
-    /// When it was made here.
+    /// When it was made.
     pub created_s: Option<i64>,
+    /// Its number in the store, if it was made here.
+    pub row: Option<i64>,
 }
 
 /// Where a layer's blob is to be had.
@@ -64,6 +66,7 @@ impl Layer {
             blob: None,
             origin: None,
             created_s: Some(row.created_s),
+            row: Some(row.id),
         }
     }
 
@@ -71,7 +74,7 @@ impl Layer {
     pub fn of_image(diff_id: DiffId, blob: Option<Descriptor>, origin: Option<ImageName>) -> Layer {
         let content = ContentId(diff_id.0);
         let origin = origin.map(Origin::Image);
-        Layer { diff_id, content, snapshot: OnceLock::new(), blob, origin, created_s: None }
+        Layer { diff_id, content, snapshot: OnceLock::new(), blob, origin, created_s: None, row: None }
     }
 
     /// A layer that a shared cache has.
@@ -83,6 +86,7 @@ impl Layer {
             blob: Some(layer.blob.clone()),
             origin: Some(Origin::Cache(place.clone())),
             created_s: Some(layer.created_s),
+            row: None,
         }
     }
 

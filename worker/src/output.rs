@@ -19,11 +19,16 @@ use crate::meta::ImageRow;
 use crate::store::now_s;
 use crate::worker::{BuildRequest, BuildResult, Target};
 use archive::archive;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use files::Part;
 use finished::finished;
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Reference};
 use layout::layout;
 use std::path::PathBuf;
+
+/// Where the config of an image keeps a cache of what it was made from, as BuildKit's `type=inline`.
+pub(crate) const INLINE_CACHE: &str = "moby.buildkit.cache.v0";
 
 /// One output of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,16 +99,21 @@ struct Built<'a> {
     config: ImageConfig,
 }
 
-/// Writes a result to all outputs of a request: the stacks are those of its targets.
+/// Writes a result to all outputs of a request: the stacks are those of its targets. What
+/// `records` gives for a stack goes into the config of its image.
 pub(crate) fn write_all(
     exporter: &Exporter<'_>,
     request: &BuildRequest,
     stacks: Vec<Stack>,
+    records: &dyn Fn(&Stack) -> Option<Vec<u8>>,
     sync: bool,
 ) -> Result<BuildResult, WorkerError> {
     stopping::check(exporter.images.cancel)?;
     let with_config = |(target, stack)| {
-        let config = finished(target, &stack);
+        let mut config = finished(target, &stack);
+        if let Some(records) = records(&stack) {
+            config.extra.insert(INLINE_CACHE.to_owned(), BASE64_STANDARD.encode(records).into());
+        }
         Built { target, stack, config }
     };
     let built: Vec<Built<'_>> = request.targets.iter().zip(stacks).map(with_config).collect();

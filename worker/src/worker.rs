@@ -1,14 +1,17 @@
 //! A worker: the store and the registries of one process, and what can be asked of it.
 
+mod building;
+
 use crate::WorkerError;
 use crate::annotation::Annotation;
 use crate::build::Build;
+use crate::cache::{CacheExport, CacheImport, Exports, Imports};
 use crate::cdi::DeviceAccess;
 use crate::export::Exporter;
 use crate::image_name::ImageName;
 use crate::images::{Image, Images, NamedImages};
 use crate::meta::ImageRow;
-use crate::output::{self, Output};
+use crate::output::Output;
 use crate::progress::{Progress, ProgressSink, Transfer};
 use crate::ssh_agent::SshAgent;
 use crate::store::{Store, now_s, private_folder};
@@ -73,6 +76,12 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
+    /// The shared caches that are read; the first that knows a step answers.
+    pub cache_imports: Vec<CacheImport>,
+    /// The shared caches that are written.
+    pub cache_exports: Vec<CacheExport>,
+    /// Whether a shared cache that can't be read ends the build.
+    pub cache_strict: bool,
 }
 
 /// An image that a build makes.
@@ -105,6 +114,9 @@ impl BuildRequest {
             empty_caches: false,
             annotations: Vec::new(),
             outputs: Vec::new(),
+            cache_imports: Vec::new(),
+            cache_exports: Vec::new(),
+            cache_strict: false,
         }
     }
 }
@@ -118,6 +130,10 @@ pub struct BuildResult {
     pub manifest: Option<kiln_oci::Descriptor>,
     /// The names that it was given.
     pub names: Vec<String>,
+    /// The manifests of the shared caches that were written, where they have one.
+    pub cache_manifests: Vec<kiln_oci::Descriptor>,
+    /// How many shared caches could not be read or written.
+    pub cache_failures: usize,
 }
 
 impl BuildResult {
@@ -180,36 +196,6 @@ impl Worker {
         })
     }
 
-    /// Builds, and writes the result to its outputs.
-    pub fn build(
-        &self,
-        request: &BuildRequest,
-        progress: &ProgressSink<'_>,
-        cancel: &CancelToken,
-    ) -> Result<BuildResult, WorkerError> {
-        let alive = self.store.mark_alive()?;
-        let result = self.build_alive(request, progress, cancel);
-        drop(alive);
-        // What can't be swept now is left to the next build.
-        let _ = self.store.sweep();
-        result
-    }
-
-    fn build_alive(
-        &self,
-        request: &BuildRequest,
-        progress: &ProgressSink<'_>,
-        cancel: &CancelToken,
-    ) -> Result<BuildResult, WorkerError> {
-        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
-        let images = self.images(&transfer, cancel)?;
-        let build = Build::new(&self.store, &images, request, progress, cancel);
-        let stacks = build.run()?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
-        let sync = build.made_something();
-        output::write_all(&exporter, request, stacks, sync)
-    }
-
     /// A folder that is gone when it is dropped, for what is needed during one build.
     pub fn temporary_folder(&self) -> Result<tempfile::TempDir, WorkerError> {
         let (folder, lock) = self.store.temporary_folder()?;
@@ -232,7 +218,8 @@ impl Worker {
         let (sink, cancel) = (ProgressSink::new(&silent), &self.cancel);
         let transfer = |_: Transfer<'_>| {};
         let images = self.images(&transfer, cancel)?;
-        let build = Build::new(&self.store, &images, &request, &sink, cancel);
+        let (imports, exports) = (Imports::none(), Exports::none());
+        let build = Build::new(&self.store, &images, &request, &sink, cancel, (&imports, &exports));
         let layers = images.unpacked(&crate::remote::bring(&build, source)?)?;
         let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
         private_folder(dest)?;
@@ -263,7 +250,8 @@ impl Worker {
         let sink = ProgressSink::new(&silent);
         let transfer = |_: Transfer<'_>| {};
         let images = self.images(&transfer, &self.cancel)?;
-        let build = Build::new(&self.store, &images, &request, &sink, &self.cancel);
+        let (imports, exports) = (Imports::none(), Exports::none());
+        let build = Build::new(&self.store, &images, &request, &sink, &self.cancel, (&imports, &exports));
         let mut source = source.clone();
         let is_git = source.identifier.starts_with("git://");
         if is_git {

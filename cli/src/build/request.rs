@@ -38,6 +38,9 @@ pub(super) fn request(
         empty_caches: args.no_cache,
         annotations: annotations(&args.annotation, options.multi_platform)?,
         outputs,
+        cache_imports: Vec::new(),
+        cache_exports: Vec::new(),
+        cache_strict: args.cache_strict,
     })
 }
 

@@ -24,6 +24,9 @@ pub(super) fn tell(
         let text = serde_json::to_string_pretty(&metadata(result)).unwrap_or_default();
         kiln_worker::write_whole(path, (text + "\n").as_bytes())?;
     }
+    if args.cache_strict && result.cache_failures > 0 {
+        return Err(CommandError::Caches { count: result.cache_failures });
+    }
     if quiet && (id.is_empty() || outputs::any_on_standard_output(&args.outputs, &args.tags)) {
         return Ok(());
     }
@@ -52,6 +55,9 @@ fn metadata(result: &BuildResult) -> serde_json::Value {
             "containerimage.descriptor".to_owned(),
             serde_json::to_value(manifest).unwrap_or_default(),
         );
+    }
+    if let Some(cache) = result.cache_manifests.first() {
+        map.insert("cache.manifest".to_owned(), serde_json::to_value(cache).unwrap_or_default());
     }
     if !result.names.is_empty() {
         map.insert("image.name".to_owned(), result.names.join(",").into());

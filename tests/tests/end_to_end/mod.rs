@@ -17,6 +17,7 @@ mod output_options;
 mod outputs;
 mod registries;
 mod remote_contexts;
+mod shared_cache;
 mod ssh;
 mod store;
 

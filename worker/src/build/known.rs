@@ -1,14 +1,35 @@
-//! What is known of steps from before: records of the store, and their layers laid on what a step is built on.
-//! It does not know what keys stand for.
+//! What is known of steps from before: records of the store, or of a shared cache, and their layers laid on what a step
+//! is built on. It does not know what keys stand for.
 
 use super::Build;
 use crate::WorkerError;
+use crate::cache::SharedHit;
 use crate::layer::{Layer, Stack};
 use crate::progress::Progress;
 use kiln_solver::{CacheKey, Event, VertexId, bases};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+
+/// What a step is known to have made.
+#[derive(Clone, Debug)]
+pub(super) enum Known {
+    /// Layers of the store, by their numbers.
+    Here(Vec<Vec<i64>>),
+    /// Layers that a shared cache has.
+    Shared(SharedHit),
+}
+
+/// What a step added to each of its outputs.
+pub(crate) type Added = Vec<Vec<Arc<Layer>>>;
 
 impl Build<'_> {
+    /// What the store, or else a shared cache, knows under a key.
+    pub(super) fn known(&self, key: &CacheKey) -> Result<Option<Known>, WorkerError> {
+        if let Some(outputs) = self.record(key)? {
+            return Ok(Some(Known::Here(outputs)));
+        }
+        Ok(self.imports.look_up(key, self.progress)?.map(Known::Shared))
+    }
+
     /// A record all of whose layers are still here.
     pub(super) fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
         let Some(outputs) = self.store.meta.record(key)? else { return Ok(None) };
@@ -20,29 +41,60 @@ impl Build<'_> {
         Ok(Some(outputs))
     }
 
+    pub(super) fn look_up(
+        &self,
+        vertex: VertexId,
+        key: &CacheKey,
+        alias: Option<&CacheKey>,
+    ) -> Result<Event, WorkerError> {
+        let known = self.known(key)?;
+        if let (Some(Known::Here(outputs)), Some(alias)) = (&known, alias) {
+            self.store.meta.add_record(&[*alias], outputs)?;
+        }
+        Ok(Event::Found { vertex, hit: known.is_some() })
+    }
+
     pub(super) fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
-        let Some(outputs) = self.record(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
-        let stacks = self.laid(vertex, &outputs)?;
-        let contents = self.keep(vertex, stacks);
+        let Some(known) = self.known(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
+        let added = match &known {
+            Known::Here(outputs) => self.layers_of(outputs)?,
+            Known::Shared(hit) => shared_layers(hit),
+        };
+        let contents = self.keep_added(vertex, added)?;
         self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
         Ok(Event::Loaded { vertex, outputs: Some(contents) })
     }
 
-    /// What a step added, laid on what it was built on.
-    pub fn laid(&self, vertex: VertexId, outputs: &[Vec<i64>]) -> Result<Vec<Stack>, WorkerError> {
+    /// Layers of the store by their numbers.
+    pub(super) fn layers_of(&self, outputs: &[Vec<i64>]) -> Result<Added, WorkerError> {
+        let layer = |id: &i64| {
+            let row = self.store.meta.layer(*id)?;
+            Ok(Arc::new(Layer::made(&row.ok_or_else(|| WorkerError::NoImage(format!("layer {id}")))?)))
+        };
+        outputs.iter().map(|ids| ids.iter().map(layer).collect()).collect()
+    }
+
+    /// Lays what a step added on what it was built on, and keeps the result.
+    pub(super) fn keep_added(
+        &self,
+        vertex: VertexId,
+        added: Added,
+    ) -> Result<Vec<kiln_solver::ContentId>, WorkerError> {
         let bases = bases(&self.request.definition, vertex);
         let mut stacks = Vec::new();
-        for (i, added) in outputs.iter().enumerate() {
+        for (i, layers) in added.iter().enumerate() {
             let base = bases.get(i).map_or_else(|| Ok(Stack::default()), |edge| self.base(*edge))?;
-            let mut layers = Vec::new();
-            for id in added {
-                let row = self.store.meta.layer(*id)?;
-                layers.push(Arc::new(Layer::made(
-                    &row.ok_or_else(|| WorkerError::NoImage(format!("layer {id}")))?,
-                )));
-            }
-            stacks.push(base.with(layers));
+            stacks.push(base.with(layers.iter().cloned()));
         }
-        Ok(stacks)
+        self.added.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
+        let contents = self.keep(vertex, stacks);
+        self.share(vertex);
+        Ok(contents)
     }
+}
+
+/// What a shared cache says that a step added.
+pub(super) fn shared_layers(hit: &SharedHit) -> Added {
+    let layer = |layer| Arc::new(Layer::shared(layer, &hit.place));
+    hit.record.outputs.iter().map(|output| output.iter().map(layer).collect()).collect()
 }

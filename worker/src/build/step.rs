@@ -86,21 +86,23 @@ impl Build<'_> {
             && let Some(outputs) = self.record(&keys[0])?
         {
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
-            let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
+            let outputs = self.keep_added(vertex, self.layers_of(&outputs)?)?;
             return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         let started = Instant::now();
         let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
-        let stacks = self.laid(vertex, &added)?;
+        let layers = self.layers_of(&added)?;
         if changed.is_empty() {
             self.store.meta.add_record(keys, &added)?;
         } else {
             self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
         }
-        let outputs = self.keep(vertex, stacks);
-        self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
+        let took = started.elapsed();
+        self.took.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, took);
+        let outputs = self.keep_added(vertex, layers)?;
+        self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took });
         Ok(Event::Ran { vertex, outputs, changed })
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct SharedCache {
     pub mounts: Vec<SharedMount>,
     /// How many records are another builder's.
     pub foreign: usize,
+    /// The keys of each result.
+    by_outputs: HashMap<Vec<Vec<DiffId>>, Vec<CacheKey>>,
 }
 
 /// A config that is being made.
@@ -248,19 +250,20 @@ impl SharedCache {
         Ok(cache)
     }
 
-    /// Reads the records of an image's config; `layers` are the image's own.
-    pub fn parse_inline(
-        bytes: &[u8],
-        layers: &[(Descriptor, DiffId)],
-        place: &str,
-    ) -> Result<SharedCache, CacheError> {
-        let malformed =
-            |reason: String| CacheError::Malformed { what: format!("the cache in {place}"), reason };
-        let records: Vec<RecordEntry> =
-            serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
-        let layers: Vec<Option<Listed>> =
-            layers.iter().map(|(blob, diff_id)| Some((blob.clone(), *diff_id, None))).collect();
-        SharedCache::of_records(records, &layers).map_err(malformed)
+    /// Adds a record, unless there is one under the key.
+    pub fn insert(&mut self, key: CacheKey, record: SharedRecord) {
+        self.by_outputs.entry(diff_ids(&record)).or_default().push(key);
+        self.records.entry(key).or_insert(record);
+    }
+
+    /// The keys that lead to the same layers.
+    pub fn aliases(&self, record: &SharedRecord) -> Vec<CacheKey> {
+        let outputs = diff_ids(record);
+        // A step that adds nothing is not told by what it adds.
+        if outputs.iter().all(Vec::is_empty) {
+            return Vec::new();
+        }
+        self.by_outputs.get(&outputs).cloned().unwrap_or_default()
     }
 
     fn of_records(records: Vec<RecordEntry>, layers: &[Option<Listed>]) -> Result<SharedCache, String> {
@@ -281,10 +284,15 @@ impl SharedCache {
             };
             let outputs = outputs.iter().map(|output| output.iter().map(layer).collect());
             let outputs = outputs.collect::<Result<Vec<Vec<SharedLayer>>, String>>()?;
-            cache.records.insert(CacheKey(digest), SharedRecord { outputs, made_s, took_ms });
+            cache.insert(CacheKey(digest), SharedRecord { outputs, made_s, took_ms });
         }
         Ok(cache)
     }
+}
+
+fn diff_ids(record: &SharedRecord) -> Vec<Vec<DiffId>> {
+    let of_output = |output: &Vec<SharedLayer>| output.iter().map(|layer| layer.diff_id).collect();
+    record.outputs.iter().map(of_output).collect()
 }
 
 /// A layer as a config lists it, and when it was made if that is said.
@@ -350,14 +358,21 @@ mod tests {
         let top = draft.layer(&layer("top"), Some(base));
         draft.record(&[key("1")], &[vec![top]], Some(top), (5, 6));
         let of_image = ["base", "top"].map(|name| (layer(name).blob, layer(name).diff_id));
-        let bytes = draft.finish_inline();
-        let cache = SharedCache::parse_inline(&bytes, &of_image, "x").unwrap_or_else(|e| panic!("{e}"));
+        let records = String::from_utf8(draft.finish_inline()).unwrap_or_default();
+        let whole = |layers: &[(Descriptor, DiffId)]| {
+            let listed = layers.iter().map(|(blob, diff_id)| {
+                let about =
+                    format!(r#"{{"mediaType":"{}","diffID":"{}","size":7}}"#, blob.media_type, diff_id.0);
+                format!(r#"{{"blob":"{}","annotations":{about}}}"#, blob.digest)
+            });
+            let listed: Vec<String> = listed.collect();
+            let text = format!(r#"{{"layers":[{}],"records":{records}}}"#, listed.join(","));
+            SharedCache::parse(text.as_bytes(), "x")
+        };
+        let cache = whole(&of_image).unwrap_or_else(|e| panic!("{e}"));
         let expected = SharedLayer { created_s: 5, ..layer("top") };
         assert_eq!(cache.records[&key("1")].outputs, [vec![expected]]);
-        assert!(
-            SharedCache::parse_inline(&bytes, &of_image[..1], "x").is_err(),
-            "an image that has other layers"
-        );
+        assert!(whole(&of_image[..1]).is_err(), "an image that has other layers");
     }
 
     #[test]

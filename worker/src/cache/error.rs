@@ -1,5 +1,6 @@
 //! What can be wrong with a shared cache. None of it ends a build, unless the user wants it so.
 
+use crate::WorkerError;
 use kiln_oci::{Digest, LayoutError};
 use kiln_registry::RegistryError;
 use std::io;
@@ -90,6 +91,14 @@ pub enum CacheError {
 }
 
 impl CacheError {
+    /// As an error of the worker's, of a cache that is called so.
+    pub(crate) fn of(self, place: &str) -> WorkerError {
+        match self {
+            CacheError::Canceled => WorkerError::Canceled,
+            error => WorkerError::Cache { place: place.to_owned(), error },
+        }
+    }
+
     /// For `map_err`: `action` was tried on `path`.
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> CacheError {
         let path = path.as_ref().to_owned();

@@ -19,13 +19,12 @@ mod service;
 mod token;
 
 use super::CacheError;
+use super::Network;
 use super::memory_file::MemoryFile;
 use super::options::GhaOptions;
 use super::place::{CONFIG_BYTES_MAX, CachePlace, OpenBlob};
-use super::waiting::{Deadline, Waiting, check};
+use super::waiting::{Deadline, check};
 use kiln_oci::{Descriptor, Digest};
-use kiln_registry::Client;
-use kiln_runner::CancelToken;
 use listing::Listing;
 use service::{Reserved, Service, Version};
 use std::collections::BTreeSet;
@@ -33,7 +32,6 @@ use std::io;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use token::Token;
-use tokio::runtime::Runtime;
 
 /// Where GitHub itself speaks the second version.
 const RESULTS_HOST: &str = "results-receiver.actions.githubusercontent.com";
@@ -48,8 +46,8 @@ const NUMBERS_MAX: u64 = 100;
 
 /// A cache at GitHub Actions.
 #[derive(Debug)]
-pub(crate) struct GhaPlace<'a> {
-    service: Service<'a>,
+pub(crate) struct GhaPlace {
+    service: Service,
     scope: String,
     token: Token,
     timeout: Duration,
@@ -59,14 +57,9 @@ pub(crate) struct GhaPlace<'a> {
     listed: OnceLock<Option<BTreeSet<String>>>,
 }
 
-impl<'a> GhaPlace<'a> {
+impl GhaPlace {
     /// The cache that the options tell of; they have all that the environment gives.
-    pub fn new(
-        options: &GhaOptions,
-        client: &'a Client,
-        runtime: &'a Runtime,
-        cancel: &'a CancelToken,
-    ) -> Result<GhaPlace<'a>, CacheError> {
+    pub fn new(options: &GhaOptions, network: &Network) -> Result<GhaPlace, CacheError> {
         let given = |value: &Option<String>| value.clone().filter(|v| !v.is_empty());
         let (url, version) = match (options.version, given(&options.url_v2), given(&options.url)) {
             (None | Some(2..), Some(url), _) => (url, Version::Second),
@@ -84,10 +77,10 @@ impl<'a> GhaPlace<'a> {
         let Some(token) = given(&options.token) else {
             return Err(CacheError::Missing { what: "the token for GitHub's cache service", help: HELP });
         };
-        let waiting = Waiting { runtime, cancel };
+        let waiting = network.waiting();
         Ok(GhaPlace {
             token: Token::parse(&token)?,
-            service: Service::new(client, waiting, &url, version, &token)?,
+            service: Service::new(network.client.clone(), waiting, &url, version, &token)?,
             scope: given(&options.scope).unwrap_or_else(|| DEFAULT_SCOPE.to_owned()),
             timeout: options.timeout.unwrap_or(DEFAULT_TIMEOUT),
             number_wait: NUMBER_WAIT,
@@ -111,7 +104,7 @@ impl<'a> GhaPlace<'a> {
     /// Whether there is a blob of this key: by GitHub's list if that can be had, which is asked for once.
     fn has(&self, key: &str, deadline: Deadline) -> Result<bool, CacheError> {
         let listed = self.listed.get_or_init(|| {
-            let (client, waiting) = (self.service.client, &self.service.waiting);
+            let (client, waiting) = (&self.service.client, &self.service.waiting);
             let listing = self.listing.as_ref()?;
             // It only saves questions: without it each blob is asked for.
             listing.keys(client, waiting, BLOB_PREFIX, self.token.read(), deadline).ok()
@@ -163,7 +156,7 @@ fn blob_key(digest: &Digest) -> String {
     format!("{BLOB_PREFIX}{digest}")
 }
 
-impl CachePlace for GhaPlace<'_> {
+impl CachePlace for GhaPlace {
     fn name(&self) -> String {
         format!("gha {} at {}", self.scope, self.service.host())
     }
@@ -212,7 +205,7 @@ impl CachePlace for GhaPlace<'_> {
     }
 
     fn publish(&self, config: &[u8], _layers: &[Descriptor]) -> Result<Option<Descriptor>, CacheError> {
-        check(self.service.waiting.cancel)?;
+        check(&self.service.waiting.cancel)?;
         let deadline = self.deadline();
         let branch = self.token.written().ok_or_else(|| CacheError::Malformed {
             what: self.name(),

@@ -78,6 +78,11 @@ impl Imports {
         Imports { slots, started: Instant::now(), strict, failures, cancel: cancel.clone() }
     }
 
+    /// No caches.
+    pub fn none() -> Imports {
+        Imports::begin(Vec::new(), false, &CancelToken::new())
+    }
+
     /// Whether a look-up would not have to wait.
     pub fn are_settled(&self) -> bool {
         self.slots.iter().all(|slot| !matches!(*slot.lock(), Answer::Open { .. }))
@@ -168,7 +173,8 @@ impl Imports {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 progress.send(Progress::Cache { place: &place, trouble: CacheTrouble::Missing });
             }
-            Err(error) if self.strict => return Err(WorkerError::Cache { place, error }),
+            Err(CacheError::Canceled) => return Err(WorkerError::Canceled),
+            Err(error) if self.strict => return Err(error.of(&place)),
             Err(error) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 progress.send(Progress::Cache { place: &place, trouble: CacheTrouble::Unread(&error) });
@@ -232,11 +238,12 @@ impl Slot {
     fn read(&self) -> Result<Option<SharedCache>, CacheError> {
         let mut all: Option<SharedCache> = None;
         for config in self.place.configs()? {
-            let SharedCache { records, mounts, foreign } = config.parsed(&self.place.name())?;
+            let SharedCache { records, mounts, foreign, .. } =
+                SharedCache::parse(&config, &self.place.name())?;
             let all = all.get_or_insert_default();
             // The first name that is given goes before the others.
             for (key, record) in records {
-                all.records.entry(key).or_insert(record);
+                all.insert(key, record);
             }
             all.mounts.extend(mounts);
             all.foreign += foreign;

@@ -1,7 +1,7 @@
 //! Claims on reading caches, with places that answer late, badly or never.
 
 use super::super::config::{Draft, SharedLayer};
-use super::super::place::{FoundConfig, OpenBlob};
+use super::super::place::OpenBlob;
 use super::*;
 use kiln_oci::{Descriptor, DiffId, Digest, MediaType};
 use kiln_solver::ContentId;
@@ -11,7 +11,7 @@ use std::io;
 struct Place {
     name: &'static str,
     late: Duration,
-    answer: fn() -> Result<Vec<FoundConfig>, CacheError>,
+    answer: fn() -> Result<Vec<Vec<u8>>, CacheError>,
 }
 
 impl CachePlace for Place {
@@ -19,7 +19,7 @@ impl CachePlace for Place {
         self.name.to_owned()
     }
 
-    fn configs(&self) -> Result<Vec<FoundConfig>, CacheError> {
+    fn configs(&self) -> Result<Vec<Vec<u8>>, CacheError> {
         std::thread::sleep(self.late);
         (self.answer)()
     }
@@ -41,20 +41,20 @@ fn key(name: &str) -> CacheKey {
     CacheKey(Digest::of(name.as_bytes()))
 }
 
-fn config(name: &str) -> FoundConfig {
+fn config(name: &str) -> Vec<u8> {
     let digest = Digest::of(b"layer");
     let blob = Descriptor::new(MediaType::OciLayerGzip, digest, 1);
     let layer = SharedLayer { diff_id: DiffId(digest), content: ContentId(digest), blob, created_s: 1 };
     let mut draft = Draft::default();
     let index = draft.layer(&layer, None);
     draft.record(&[key(name)], &[vec![index]], Some(index), (1, 1));
-    FoundConfig::Cache(draft.finish().0)
+    draft.finish().0
 }
 
 fn place(
     name: &'static str,
     late_ms: u64,
-    answer: fn() -> Result<Vec<FoundConfig>, CacheError>,
+    answer: fn() -> Result<Vec<Vec<u8>>, CacheError>,
 ) -> Arc<dyn CachePlace> {
     Arc::new(Place { name, late: Duration::from_millis(late_ms), answer })
 }
@@ -102,10 +102,10 @@ fn caches_are_asked_all_at_once() {
 fn what_cannot_be_used_is_a_miss_and_told_once() {
     let places = vec![
         place("none", 0, || Ok(Vec::new())),
-        place("broken", 0, || Ok(vec![FoundConfig::Cache(b"{".to_vec())])),
+        place("broken", 0, || Ok(vec![b"{".to_vec()])),
         place("down", 0, || Err(CacheError::TimedOut(7))),
         place("panics", 0, || panic!("a place must not do this")),
-        place("empty", 0, || Ok(vec![FoundConfig::Cache(b"{}".to_vec())])),
+        place("empty", 0, || Ok(vec![b"{}".to_vec()])),
         place("good", 0, || Ok(vec![config("a")])),
     ];
     let (hits, told) = found(places, &["a", "a", "b"]);
@@ -118,7 +118,7 @@ fn what_cannot_be_used_is_a_miss_and_told_once() {
 fn another_builders_cache_is_told_as_such() {
     let foreign = || {
         let text = format!(r#"{{"records":[{{"digest":"{}"}}]}}"#, Digest::of(b"x"));
-        Ok(vec![FoundConfig::Cache(text.into_bytes())])
+        Ok(vec![text.into_bytes()])
     };
     let (_, told) = found(vec![place("theirs", 0, foreign)], &["a"]);
     assert_eq!(told, ["theirs Foreign"]);

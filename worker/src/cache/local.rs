@@ -38,10 +38,10 @@ const UNNAMED_AGE: Duration = Duration::from_secs(60 * 60);
 
 /// A cache in a folder.
 #[derive(Debug)]
-pub(crate) struct LocalPlace<'a> {
+pub(crate) struct LocalPlace {
     at: LocalCache,
     form: CacheForm,
-    cancel: &'a CancelToken,
+    cancel: CancelToken,
     /// Held from the first blob to the end of the export: nobody sweeps meanwhile.
     writing: Mutex<Option<File>>,
 }
@@ -53,9 +53,9 @@ enum Sharing {
     Shared,
 }
 
-impl<'a> LocalPlace<'a> {
+impl LocalPlace {
     /// The cache in this folder, which is written in this form. Nothing is read or made yet.
-    pub fn new(at: LocalCache, form: CacheForm, cancel: &'a CancelToken) -> LocalPlace<'a> {
+    pub fn new(at: LocalCache, form: CacheForm, cancel: CancelToken) -> LocalPlace {
         LocalPlace { at, form, cancel, writing: Mutex::default() }
     }
 
@@ -138,7 +138,7 @@ impl<'a> LocalPlace<'a> {
 
     fn locked(&self, try_once: &dyn Fn() -> Result<Option<File>, CacheError>) -> Result<File, CacheError> {
         loop {
-            check(self.cancel)?;
+            check(&self.cancel)?;
             if let Some(file) = try_once()? {
                 return Ok(file);
             }
@@ -191,7 +191,7 @@ impl<'a> LocalPlace<'a> {
             let _ = named(manifest, &read, &mut dropped);
         }
         for digest in layout.digests()?.iter().filter(|digest| !needed.contains(digest)) {
-            check(self.cancel)?;
+            check(&self.cancel)?;
             if self.at.reset || dropped.contains(digest) || is_old(&self.path_of(digest)) {
                 layout.remove(digest)?;
             }
@@ -202,7 +202,7 @@ impl<'a> LocalPlace<'a> {
     }
 }
 
-impl CachePlace for LocalPlace<'_> {
+impl CachePlace for LocalPlace {
     fn name(&self) -> String {
         format!("folder {}:{}", self.at.folder.display(), self.at.tag)
     }
@@ -237,7 +237,7 @@ impl CachePlace for LocalPlace<'_> {
         };
         let mut piece = vec![0; PIECE_BYTES];
         loop {
-            check(self.cancel)?;
+            check(&self.cancel)?;
             match file.read(&mut piece).map_err(CacheError::io("read", &path))? {
                 0 => return Ok(()),
                 n => on_bytes(&piece[..n]).map_err(CacheError::io("keep what is read of", &path))?,
@@ -255,7 +255,7 @@ impl CachePlace for LocalPlace<'_> {
         let mut writer = layout.writer()?;
         let mut piece = vec![0; PIECE_BYTES];
         loop {
-            check(self.cancel)?;
+            check(&self.cancel)?;
             match file.read(&mut piece).map_err(CacheError::io("read the blob", &from))? {
                 0 => break,
                 n => writer.write_all(&piece[..n]).map_err(CacheError::io("write into", &self.at.folder))?,
@@ -268,7 +268,7 @@ impl CachePlace for LocalPlace<'_> {
     fn publish(&self, config: &[u8], layers: &[Descriptor]) -> Result<Option<Descriptor>, CacheError> {
         let layout = self.layout()?;
         let (media_type, document) = self.form.document(config_descriptor(config), layers)?;
-        check(self.cancel)?;
+        check(&self.cancel)?;
         layout.put(config)?;
         layout.put(&document)?;
         let about = Descriptor::of(media_type, &document);

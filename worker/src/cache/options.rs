@@ -3,6 +3,7 @@
 
 use crate::LayerForm;
 use kiln_oci::{Digest, Reference};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,20 @@ pub enum CacheKind {
     S3(S3Options),
     /// In a container of Azure's blob storage.
     Azure(AzureOptions),
+}
+
+/// As it is called in messages; without secrets.
+impl fmt::Display for CacheKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheKind::Registry { reference, .. } => write!(f, "registry {}", reference.familiar()),
+            CacheKind::Local(local) => write!(f, "local {}", local.folder.display()),
+            CacheKind::Inline => f.write_str("inline"),
+            CacheKind::Gha(gha) => write!(f, "gha {}", gha.scope.as_deref().unwrap_or("buildkit")),
+            CacheKind::S3(s3) => write!(f, "s3 {}/{}", s3.bucket, s3.prefix),
+            CacheKind::Azure(azure) => write!(f, "azblob {}/{}", azure.account_url, azure.prefix),
+        }
+    }
 }
 
 /// A cache in a folder.

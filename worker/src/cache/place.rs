@@ -2,8 +2,7 @@
 //! a config.
 
 use super::CacheError;
-use super::config::SharedCache;
-use kiln_oci::{Descriptor, DiffId, Reference};
+use kiln_oci::{Descriptor, Reference};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
@@ -14,25 +13,6 @@ pub(crate) const CONFIG_BYTES_MAX: u64 = 64 << 20;
 /// Gives a blob's bytes from the start, as often as it is asked.
 pub(crate) type OpenBlob<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
 
-/// A config as it was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum FoundConfig {
-    /// Of a cache.
-    Cache(Vec<u8>),
-    /// In the config of an image, with the blobs and digests of its layers.
-    Inline(Vec<u8>, Vec<(Descriptor, DiffId)>),
-}
-
-impl FoundConfig {
-    /// What it says.
-    pub fn parsed(&self, place: &str) -> Result<SharedCache, CacheError> {
-        match self {
-            FoundConfig::Cache(bytes) => SharedCache::parse(bytes, place),
-            FoundConfig::Inline(bytes, layers) => SharedCache::parse_inline(bytes, layers, place),
-        }
-    }
-}
-
 /// A place that a cache is read from, or written to. All methods block, may be called by several threads at once,
 /// give up soon after the build is cancelled, and try again by themselves what is worth it (429, 5xx, broken
 /// connections), a few times only.
@@ -41,7 +21,7 @@ pub(crate) trait CachePlace: Debug + Send + Sync {
     fn name(&self) -> String;
 
     /// The configs of the caches that it has: none if there is no cache (yet), several where it has several names.
-    fn configs(&self) -> Result<Vec<FoundConfig>, CacheError>;
+    fn configs(&self) -> Result<Vec<Vec<u8>>, CacheError>;
 
     /// The image at a registry in whose repository its blobs are, if they are at a registry.
     fn image(&self) -> Option<&Reference> {

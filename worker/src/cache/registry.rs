@@ -3,9 +3,7 @@
 use super::documents::{CacheForm, config_descriptor, configs};
 use super::memory_file::MemoryFile;
 use super::place::{CONFIG_BYTES_MAX, CachePlace, OpenBlob};
-use super::waiting::Waiting;
-use super::{CacheError, CacheError::Malformed};
-use crate::images::Images;
+use super::{CacheError, CacheError::Malformed, Network};
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, Reference};
 use kiln_registry::{PushedBlob, RegistryError};
 use std::fmt;
@@ -16,32 +14,32 @@ use std::sync::mpsc::sync_channel;
 const PIECES_MAX: usize = 64;
 
 /// A cache at a registry. Whether it may be spoken to without TLS is the client's business.
-pub(crate) struct RegistryPlace<'a> {
-    images: &'a Images<'a>,
+pub(crate) struct RegistryPlace {
+    network: Network,
     reference: Reference,
     form: CacheForm,
     mount_from: Vec<String>,
 }
 
-impl<'a> RegistryPlace<'a> {
+impl RegistryPlace {
     /// The cache of this name, which is written in this form. Blobs are taken from the repositories `mount_from` of
     /// the same registry where they have them.
     pub fn new(
-        images: &'a Images<'a>,
+        network: Network,
         reference: Reference,
         form: CacheForm,
         mount_from: Vec<String>,
-    ) -> RegistryPlace<'a> {
-        RegistryPlace { images, reference, form, mount_from }
+    ) -> RegistryPlace {
+        RegistryPlace { network, reference, form, mount_from }
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, CacheError> {
-        Waiting { runtime: self.images.runtime, cancel: self.images.cancel }.wait(None, work)
+        self.network.wait(None, work)
     }
 
     /// A document or a config, whole.
     fn fetch(&self, wanted: &Descriptor) -> Result<Vec<u8>, CacheError> {
-        let client = self.images.client;
+        let client = &self.network.client;
         if wanted.media_type.is_manifest() {
             let pinned = self.reference.with_digest(wanted.digest);
             return Ok(self.wait(client.manifest(&pinned))?.1);
@@ -53,24 +51,28 @@ impl<'a> RegistryPlace<'a> {
 
     fn push(&self, blob: &Descriptor, open: OpenBlob<'_>) -> Result<bool, CacheError> {
         let open = || open();
-        let pushing = self.images.client.push_blob(&self.reference, blob, &self.mount_from, &open);
+        let pushing = self.network.client.push_blob(&self.reference, blob, &self.mount_from, &open);
         Ok(self.wait(pushing)? == PushedBlob::Uploaded)
     }
 }
 
-impl fmt::Debug for RegistryPlace<'_> {
+impl fmt::Debug for RegistryPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryPlace").field("reference", &self.reference).field("form", &self.form).finish()
     }
 }
 
-impl CachePlace for RegistryPlace<'_> {
+impl CachePlace for RegistryPlace {
     fn name(&self) -> String {
-        format!("registry {}", self.reference)
+        format!("registry {}", self.reference.familiar())
+    }
+
+    fn image(&self) -> Option<&Reference> {
+        Some(&self.reference)
     }
 
     fn configs(&self) -> Result<Vec<Vec<u8>>, CacheError> {
-        let document = match self.wait(self.images.client.manifest(&self.reference)) {
+        let document = match self.wait(self.network.client.manifest(&self.reference)) {
             Ok((_, document)) => document,
             Err(CacheError::Registry(RegistryError::NotFound { .. })) => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -90,7 +92,7 @@ impl CachePlace for RegistryPlace<'_> {
                 let mut give = |piece: &[u8]| {
                     sender.send(piece.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
                 };
-                self.wait(self.images.client.pull_blob(&self.reference, blob, &mut give))
+                self.wait(self.network.client.pull_blob(&self.reference, blob, &mut give))
             });
             let mut taken = Ok(());
             while let Ok(piece) = receiver.recv() {
@@ -121,7 +123,7 @@ impl CachePlace for RegistryPlace<'_> {
         let file = MemoryFile::new(config).map_err(CacheError::io("keep", "the cache's config"))?;
         let open = || file.open();
         self.push(&about, &open)?;
-        self.wait(self.images.client.push_manifest(&self.reference, &media_type, &document))?;
+        self.wait(self.network.client.push_manifest(&self.reference, &media_type, &document))?;
         Ok(Some(Descriptor::of(media_type, &document)))
     }
 }

@@ -1,9 +1,7 @@
 //! For the tests of the places: a web server that answers as a function says, one request for each connection, and
 //! what a place needs of a build.
 
-use crate::Transfer;
-use crate::images::Images;
-use crate::store::Store;
+use crate::cache::Network;
 use kiln_oci::{Descriptor, MediaType};
 use kiln_registry::{Client, Options, Patience};
 use kiln_runner::CancelToken;
@@ -37,7 +35,6 @@ pub(super) struct TestServer {
 /// What a place needs.
 pub(super) struct Fixture {
     pub folder: tempfile::TempDir,
-    pub store: Store,
     pub client: Client,
     pub runtime: tokio::runtime::Runtime,
     pub cancel: CancelToken,
@@ -134,7 +131,6 @@ impl Fixture {
         let patience = Patience { backoff, attempts: 4, ..Patience::default() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         Fixture {
-            store: Store::open(&folder.path().join("store")).expect("a store"),
             client: Client::new(Options { patience, ..Options::default() }).expect("a client"),
             runtime: runtime.expect("threads"),
             cancel: CancelToken::new(),
@@ -142,9 +138,9 @@ impl Fixture {
         }
     }
 
-    pub fn with<T>(&self, work: impl FnOnce(&Images<'_>) -> T) -> T {
-        let silent = |_: Transfer<'_>| {};
-        work(&Images::new(&self.store, &self.client, &self.runtime, &silent, &self.cancel))
+    pub fn network(&self) -> Network {
+        let (client, runtime) = (self.client.clone(), self.runtime.handle().clone());
+        Network { client, runtime, cancel: self.cancel.clone() }
     }
 
     /// Cancels the build a little later; what `work` does has to end within a second of it.

@@ -3,19 +3,19 @@
 use super::CacheError;
 use kiln_runner::CancelToken;
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
 /// How often those who wait look whether the user has stopped the build.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What waiting needs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting<'a> {
-    pub runtime: &'a Runtime,
-    pub cancel: &'a CancelToken,
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub runtime: Handle,
+    pub cancel: CancelToken,
 }
 
-impl Waiting<'_> {
+impl Waiting {
     /// Waits until the work is done, the build is cancelled or, if there is a limit, the time is over.
     pub fn wait<T, E>(
         &self,
@@ -51,7 +51,7 @@ impl Waiting<'_> {
     }
 
     fn look(&self, limit: Option<Deadline>) -> Result<(), CacheError> {
-        check(self.cancel)?;
+        check(&self.cancel)?;
         match limit {
             Some(deadline) if deadline.is_over() => Err(CacheError::TimedOut(deadline.after.as_secs())),
             _ => Ok(()),

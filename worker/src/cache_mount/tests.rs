@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::BuildRequest;
+use crate::cache::{Exports, Imports};
 use crate::images::Images;
 use crate::progress::{Progress, ProgressSink, Transfer};
 use kiln_registry::Client;
@@ -37,7 +38,8 @@ impl Fixture {
         let request = BuildRequest { empty_caches: begins_anew, ..BuildRequest::empty() };
         let show = |_: Progress<'_>| {};
         let sink = ProgressSink::new(&show);
-        body(&Build::new(&self.store, &images, &request, &sink, &self.cancel))
+        let (imports, exports) = (Imports::none(), Exports::none());
+        body(&Build::new(&self.store, &images, &request, &sink, &self.cancel, (&imports, &exports)))
     }
 
     fn generations(&self) -> usize {

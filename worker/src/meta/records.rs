@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension, params};
 /// What version 2 adds: when a record was made, in seconds since 1970.
 pub(super) const SECOND: &str = "
 ALTER TABLE record ADD COLUMN made_s INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX IF NOT EXISTS record_by_outputs ON record (outputs);
 ";
 
 impl Meta {
@@ -23,6 +24,18 @@ impl Meta {
         let text = row.map_err(|e| self.fail(e))?;
         // A record that can't be read is as good as none.
         Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
+    }
+
+    /// The keys under which just these outputs are known.
+    pub fn keys_of(&self, outputs: &[Vec<i64>]) -> Result<Vec<CacheKey>, WorkerError> {
+        let text = serde_json::json!(outputs).to_string();
+        let connection = self.lock();
+        let read = |row: &rusqlite::Row<'_>| row.get::<_, [u8; 32]>(0);
+        let rows: Result<Vec<[u8; 32]>, _> = connection
+            .prepare_cached("SELECT key FROM record WHERE outputs = ?1")
+            .and_then(|mut s| s.query_map([text], read)?.collect());
+        let keys = rows.map_err(|e| self.fail(e))?;
+        Ok(keys.into_iter().map(|key| CacheKey(Digest::from_bytes(key))).collect())
     }
 
     /// Notes what a step added, under all its keys.

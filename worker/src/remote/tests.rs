@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::BuildRequest;
+use crate::cache::{Exports, Imports};
 use crate::images::Images;
 use crate::progress::ProgressSink;
 use crate::store::Store;
@@ -55,7 +56,8 @@ impl Fixture {
         let request = BuildRequest { secrets: self.secrets.clone(), ..BuildRequest::empty() };
         let show = |_: crate::Progress<'_>| {};
         let sink = ProgressSink::new(&show);
-        let build = Build::new(&self.store, &images, &request, &sink, &self.cancel);
+        let (imports, exports) = (Imports::none(), Exports::none());
+        let build = Build::new(&self.store, &images, &request, &sink, &self.cancel, (&imports, &exports));
         let attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         bring(&build, &SourceOp { identifier: identifier.to_owned(), attrs })
     }

@@ -54,7 +54,7 @@ impl Listing {
     pub fn keys<'b>(
         &self,
         client: &Client,
-        waiting: &Waiting<'_>,
+        waiting: &Waiting,
         prefix: &str,
         branches: impl Iterator<Item = &'b str>,
         deadline: Deadline,
@@ -76,7 +76,7 @@ impl Listing {
     fn page(
         &self,
         client: &Client,
-        waiting: &Waiting<'_>,
+        waiting: &Waiting,
         prefix: &str,
         branch: &str,
         page: usize,

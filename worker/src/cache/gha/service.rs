@@ -35,9 +35,9 @@ pub(super) enum Version {
 }
 
 /// The service, as one job sees it.
-pub(super) struct Service<'a> {
-    pub client: &'a Client,
-    pub waiting: Waiting<'a>,
+pub(super) struct Service {
+    pub client: Client,
+    pub waiting: Waiting,
     base: Url,
     version: Version,
     authorization: HeaderValue,
@@ -100,15 +100,15 @@ struct Committed {
     ok: bool,
 }
 
-impl<'a> Service<'a> {
+impl Service {
     /// The service at an address.
     pub fn new(
-        client: &'a Client,
-        waiting: Waiting<'a>,
+        client: Client,
+        waiting: Waiting,
         url: &str,
         version: Version,
         token: &str,
-    ) -> Result<Service<'a>, CacheError> {
+    ) -> Result<Service, CacheError> {
         let bad = |what: &str, reason: &str| CacheError::Malformed {
             what: format!("the {what} of GitHub's cache service"),
             reason: reason.to_owned(),
@@ -392,7 +392,7 @@ impl<'a> Service<'a> {
     }
 }
 
-impl fmt::Debug for Service<'_> {
+impl fmt::Debug for Service {
     /// Without the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Service").field("base", &self.base.as_str()).field("version", &self.version).finish()

@@ -20,12 +20,12 @@ fn options(url: &str, token: &str, version: u8) -> GhaOptions {
     }
 }
 
-fn place<'a>(fixture: &'a Fixture, server: &GhaServer, version: u8) -> GhaPlace<'a> {
+fn place(fixture: &Fixture, server: &GhaServer, version: u8) -> GhaPlace {
     let options = options(&server.url(), server.token(), version);
-    GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place")
+    GhaPlace::new(&options, &fixture.network()).expect("a place")
 }
 
-fn read(place: &GhaPlace<'_>, blob: &Descriptor) -> Result<Vec<u8>, CacheError> {
+fn read(place: &GhaPlace, blob: &Descriptor) -> Result<Vec<u8>, CacheError> {
     let mut bytes = Vec::new();
     let mut keep = |piece: &[u8]| -> io::Result<()> {
         bytes.extend_from_slice(piece);
@@ -121,8 +121,7 @@ fn with_githubs_list_no_blob_is_asked_for() {
     });
     let (ghtoken, repository) = (Some("ghs_x".to_owned()), Some("o/r".to_owned()));
     let options = GhaOptions { ghtoken, repository, ..options(&server.url(), server.token(), 2) };
-    let mut place =
-        GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place");
+    let mut place = GhaPlace::new(&options, &fixture.network()).expect("a place");
     place.listing.as_mut().expect("a listing").api =
         format!("http://{}/", api.address).parse().expect("an address");
     assert!(!place.write(&there, &open).expect("listed"));
@@ -197,8 +196,7 @@ fn another_token_is_refused() {
         let token = only_main();
         let other = GhaServer::start(&["refs/heads/main"]);
         let options = options(&server.url(), other.token(), version);
-        let place =
-            GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place");
+        let place = GhaPlace::new(&options, &fixture.network()).expect("a place");
         assert_eq!(place.token, token);
         let text = place.configs().expect_err("an error").to_string();
         assert!(text.contains("401: no such token"), "{text}");
@@ -238,8 +236,7 @@ fn what_a_server_says_wrongly_is_an_error_and_never_a_panic() {
             let fixture = Fixture::new();
             let server = TestServer::start(move |_| answer(200, body));
             let options = options(&format!("http://{}", server.address), &token, version);
-            let mut place =
-                GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place");
+            let mut place = GhaPlace::new(&options, &fixture.network()).expect("a place");
             place.number_wait = Duration::ZERO;
             let (blob, open) = fixture.blob(b"a layer");
             let errors = [
@@ -279,7 +276,7 @@ fn a_service_that_hangs_is_left_when_the_build_is_cancelled_or_the_time_is_over(
         let (blob, open) = fixture.blob(b"a layer");
         let tried = |timeout: Option<Duration>| {
             let options = GhaOptions { timeout, ..options.clone() };
-            let place = GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel)?;
+            let place = GhaPlace::new(&options, &fixture.network())?;
             match step {
                 0 => place.configs().map(drop),
                 1 => read(&place, &blob).map(drop),
@@ -326,7 +323,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
         Some((status, headers, rest[..rest.len().min(300_000)].to_vec()))
     });
     let options = options(&format!("http://{}", server.address), &token, 2);
-    let place = GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place");
+    let place = GhaPlace::new(&options, &fixture.network()).expect("a place");
     let got = read(&place, &blob).expect("read");
     assert!(Digest::of(&got) == blob.digest);
     assert!(server.asked().iter().filter(|a| a.starts_with("GET")).count() >= 4);
@@ -347,8 +344,7 @@ fn the_version_is_the_one_asked_for_or_that_of_the_address() {
     ] {
         let (url, url_v2, token) = (url.clone(), url_v2.clone(), Some(token.clone()));
         let options = GhaOptions { url, url_v2, token, version, ..GhaOptions::default() };
-        let place =
-            GhaPlace::new(&options, &fixture.client, &fixture.runtime, &fixture.cancel).expect("a place");
+        let place = GhaPlace::new(&options, &fixture.network()).expect("a place");
         assert_eq!(place.service.version(), want, "{options:?}");
     }
 }
@@ -356,11 +352,8 @@ fn the_version_is_the_one_asked_for_or_that_of_the_address() {
 #[test]
 fn what_is_not_given_is_named_with_its_variable() {
     let fixture = Fixture::new();
-    let new = |options: &GhaOptions| {
-        GhaPlace::new(options, &fixture.client, &fixture.runtime, &fixture.cancel)
-            .map(drop)
-            .expect_err("an error")
-    };
+    let new =
+        |options: &GhaOptions| GhaPlace::new(options, &fixture.network()).map(drop).expect_err("an error");
     let text = new(&GhaOptions::default()).to_string();
     assert!(
         text.starts_with("the address of GitHub's cache service is not given")

@@ -5,14 +5,14 @@ use crate::cache::test_server::Fixture;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
-fn place<'a>(fixture: &'a Fixture, tag: &str) -> LocalPlace<'a> {
+fn place(fixture: &Fixture, tag: &str) -> LocalPlace {
     let folder = fixture.folder.path().join("cache");
     let at = LocalCache { folder, tag: tag.to_owned(), digest: None, reset: false };
-    LocalPlace::new(at, CacheForm::Manifest, &fixture.cancel)
+    LocalPlace::new(at, CacheForm::Manifest, fixture.cancel.clone())
 }
 
 /// Exports a cache with one layer.
-fn export(fixture: &Fixture, place: &LocalPlace<'_>, layer: &[u8]) -> Descriptor {
+fn export(fixture: &Fixture, place: &LocalPlace, layer: &[u8]) -> Descriptor {
     let (blob, open) = fixture.blob(layer);
     place.write(&blob, &open).expect("written");
     place.publish(layer, &[blob]).expect("published").expect("a descriptor")
@@ -22,7 +22,7 @@ fn has(fixture: &Fixture, bytes: &[u8]) -> bool {
     place(fixture, "any").path_of(&Digest::of(bytes)).exists()
 }
 
-fn read(place: &LocalPlace<'_>, blob: &Descriptor) -> Result<Vec<u8>, CacheError> {
+fn read(place: &LocalPlace, blob: &Descriptor) -> Result<Vec<u8>, CacheError> {
     let mut bytes = Vec::new();
     let mut keep = |piece: &[u8]| -> io::Result<()> {
         bytes.extend_from_slice(piece);
@@ -109,7 +109,7 @@ fn what_another_export_has_written_so_far_stays() {
         LocalPlace::new(
             LocalCache { reset: true, ..place(&fixture, "fast").at },
             CacheForm::Manifest,
-            &fixture.cancel,
+            fixture.cancel.clone(),
         ),
     );
     let (blob, open) = fixture.blob(b"of the slow");

@@ -59,10 +59,10 @@ fn place<T>(
     fixture: &Fixture,
     server: &TestServer,
     form: CacheForm,
-    work: impl Fn(&RegistryPlace<'_>) -> T,
+    work: impl Fn(&RegistryPlace) -> T,
 ) -> T {
     let reference = format!("{}/app:cache", server.address).parse().expect("a reference");
-    fixture.with(|images| work(&RegistryPlace::new(images, reference, form, Vec::new())))
+    work(&RegistryPlace::new(fixture.network(), reference, form, Vec::new()))
 }
 
 fn put(kept: &Shared, name: &str, kind: &MediaType, bytes: &[u8]) {

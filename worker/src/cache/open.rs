@@ -1,0 +1,30 @@
+//! Which place an option stands for. It does not know what is kept there.
+
+use super::documents::CacheForm;
+use super::gha::GhaPlace;
+use super::local::LocalPlace;
+use super::registry::RegistryPlace;
+use super::{CacheError, CacheExport, CacheKind, CachePlace, Network};
+use std::sync::Arc;
+
+/// The place of a cache; `export` says how it is written.
+pub(crate) fn open(
+    kind: &CacheKind,
+    export: Option<&CacheExport>,
+    network: &Network,
+) -> Result<Arc<dyn CachePlace>, CacheError> {
+    let form = match export {
+        Some(export) => CacheForm::of(export.oci_mediatypes, export.image_manifest)?,
+        None => CacheForm::Manifest,
+    };
+    match kind {
+        CacheKind::Registry { reference, .. } => {
+            Ok(Arc::new(RegistryPlace::new(network.clone(), reference.clone(), form, Vec::new())))
+        }
+        CacheKind::Local(local) => Ok(Arc::new(LocalPlace::new(local.clone(), form, network.cancel.clone()))),
+        CacheKind::Gha(gha) => Ok(Arc::new(GhaPlace::new(gha, network)?)),
+        CacheKind::Inline | CacheKind::S3(_) | CacheKind::Azure(_) => {
+            Err(CacheError::Missing { what: "x", help: "x" })
+        }
+    }
+}

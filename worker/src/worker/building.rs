@@ -1,0 +1,142 @@
+//! One build from its request to its outputs, with the caches that it reads and writes. It does not know how a step
+//! is done or an output is written.
+
+use super::{BuildRequest, BuildResult, Worker};
+use crate::WorkerError;
+use crate::build::Build;
+use crate::cache::{
+    CacheExport, CacheKind, CacheMode, Exports, Imports, Learnt, Network, SENDERS, inline, on_the_way, open,
+};
+use crate::export::Exporter;
+use crate::layer::Stack;
+use crate::output;
+use crate::progress::{CacheTrouble, Progress, ProgressSink, Transfer};
+use kiln_runner::CancelToken;
+use kiln_solver::{Edge, VertexId};
+use std::collections::HashSet;
+
+impl Worker {
+    /// Builds, and writes the result to its outputs.
+    pub fn build(
+        &self,
+        request: &BuildRequest,
+        progress: &ProgressSink<'_>,
+        cancel: &CancelToken,
+    ) -> Result<BuildResult, WorkerError> {
+        let alive = self.store.mark_alive()?;
+        let result = self.build_alive(request, progress, cancel);
+        drop(alive);
+        // What can't be swept now is left to the next build.
+        let _ = self.store.sweep();
+        result
+    }
+
+    fn build_alive(
+        &self,
+        request: &BuildRequest,
+        progress: &ProgressSink<'_>,
+        cancel: &CancelToken,
+    ) -> Result<BuildResult, WorkerError> {
+        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
+        let images = self.images(&transfer, cancel)?;
+        let (imports, unread) = self.imports(request, progress, cancel)?;
+        let (exports, unwritten) = self.exports(request, progress, cancel)?;
+        let build = Build::new(&self.store, &images, request, progress, cancel, (&imports, &exports));
+        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let (mut result, learnt) = std::thread::scope(|scope| {
+            let senders = if exports.are_none() { 0 } else { SENDERS };
+            for _ in 0..senders {
+                scope.spawn(|| exports.send_all(&exporter));
+            }
+            let written = solve_and_write(&build, &exporter, request);
+            exports.close(written.is_ok());
+            written
+        })?;
+        let (manifests, failed) = exports.publish(&exporter, &request.definition, &learnt)?;
+        build.keep_records(&learnt)?;
+        result.cache_manifests = manifests;
+        result.cache_failures = unread + unwritten + failed + imports.failures();
+        Ok(result)
+    }
+
+    /// The caches to read, already asked; and how many can't be.
+    fn imports(
+        &self,
+        request: &BuildRequest,
+        progress: &ProgressSink<'_>,
+        cancel: &CancelToken,
+    ) -> Result<(Imports, usize), WorkerError> {
+        let (mut places, mut failures) = (Vec::new(), 0);
+        for import in &request.cache_imports {
+            match open(&import.kind, None, &self.network(cancel)?) {
+                Ok(place) => places.push(place),
+                Err(error) if request.cache_strict => {
+                    return Err(WorkerError::Cache { place: import.kind.to_string(), error });
+                }
+                Err(error) => {
+                    failures += 1;
+                    let trouble = CacheTrouble::Unread(&error);
+                    progress.send(Progress::Cache { place: &import.kind.to_string(), trouble });
+                }
+            }
+        }
+        Ok((Imports::begin(places, request.cache_strict, cancel), failures))
+    }
+
+    /// The caches to write, and how many can't be.
+    fn exports(
+        &self,
+        request: &BuildRequest,
+        progress: &ProgressSink<'_>,
+        cancel: &CancelToken,
+    ) -> Result<(Exports, usize), WorkerError> {
+        let (mut places, mut failures) = (Vec::new(), 0);
+        for export in request.cache_exports.iter().filter(|export| export.kind != CacheKind::Inline) {
+            match open(&export.kind, Some(export), &self.network(cancel)?) {
+                Ok(place) => places.push((place, export.clone())),
+                Err(error) => {
+                    failures += usize::from(!export.ignore_error);
+                    let place = export.kind.to_string();
+                    let error = WorkerError::Cache { place: place.clone(), error };
+                    progress
+                        .send(Progress::Cache { place: &place, trouble: CacheTrouble::Unwritten(&error) });
+                }
+            }
+        }
+        let wanted = |export: &CacheExport| match export.mode {
+            CacheMode::Min => on_the_way(&request.definition, &edges(request)),
+            CacheMode::Max => (0..request.definition.vertices().len() as u32).map(VertexId).collect(),
+        };
+        Ok((Exports::new(places, wanted), failures))
+    }
+
+    fn network(&self, cancel: &CancelToken) -> Result<Network, WorkerError> {
+        let (client, runtime) = (self.client.clone(), self.runtime()?.handle().clone());
+        Ok(Network { client, runtime, cancel: cancel.clone() })
+    }
+}
+
+fn edges(request: &BuildRequest) -> Vec<Edge> {
+    request.targets.iter().filter_map(|target| target.edge).collect()
+}
+
+/// Builds and writes, and once more where a shared cache turns out not to have a layer that an output needs.
+fn solve_and_write(
+    build: &Build<'_>,
+    exporter: &Exporter<'_>,
+    request: &BuildRequest,
+) -> Result<(BuildResult, Vec<Learnt>), WorkerError> {
+    let is_inline = request.cache_exports.iter().any(|export| export.kind == CacheKind::Inline);
+    let shares = !request.cache_imports.is_empty() || !request.cache_exports.is_empty();
+    let wanted = if is_inline { on_the_way(&request.definition, &edges(request)) } else { HashSet::new() };
+    loop {
+        let stacks = build.run()?;
+        let learnt = if shares { build.learnt()? } else { Vec::new() };
+        let records = |stack: &Stack| if is_inline { inline(&learnt, stack, &wanted) } else { None };
+        let sync = build.made_something();
+        match output::write_all(exporter, request, stacks, &records, sync) {
+            Ok(result) => return Ok((result, learnt)),
+            Err(error) => build.without_cache_of(error)?,
+        }
+    }
+}
