@@ -115,9 +115,9 @@ impl Transport {
                 })?;
                 let reader =
                     CountingReader { file: tokio::fs::File::from_std(file), sent: Arc::clone(&sent) };
-                request = request
-                    .header(CONTENT_LENGTH, HeaderValue::from(size))
-                    .body(Body::wrap_stream(ReaderStream::with_capacity(reader.take(size), UPLOAD_CHUNK_BYTES)));
+                request = request.header(CONTENT_LENGTH, HeaderValue::from(size)).body(Body::wrap_stream(
+                    ReaderStream::with_capacity(reader.take(size), UPLOAD_CHUNK_BYTES),
+                ));
             }
         }
         let answer = request.send();

@@ -72,7 +72,7 @@ pub enum WorkerError {
         /// Which.
         place: String,
         /// Why not.
-        error: CacheError,
+        error: Box<CacheError>,
     },
     /// A shared cache does not have a layer as it said.
     #[error("cache {place}: {error}")]

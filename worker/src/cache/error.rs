@@ -95,7 +95,7 @@ impl CacheError {
     pub(crate) fn of(self, place: &str) -> WorkerError {
         match self {
             CacheError::Canceled => WorkerError::Canceled,
-            error => WorkerError::Cache { place: place.to_owned(), error },
+            error => WorkerError::Cache { place: place.to_owned(), error: Box::new(error) },
         }
     }
 

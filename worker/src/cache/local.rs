@@ -24,7 +24,7 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// The annotation that is a manifest's tag.
@@ -42,8 +42,15 @@ pub(crate) struct LocalPlace {
     at: LocalCache,
     form: CacheForm,
     cancel: CancelToken,
-    /// Held from the first blob to the end of the export: nobody sweeps meanwhile.
-    writing: Mutex<Option<File>>,
+    writing: Mutex<Option<Writing>>,
+}
+
+/// The folder, from the first blob to the end of an export.
+#[derive(Debug)]
+struct Writing {
+    layout: Arc<Layout>,
+    /// Held so that nobody sweeps meanwhile.
+    blobs: File,
 }
 
 /// Who may be beside who holds a lock.
@@ -105,23 +112,25 @@ impl LocalPlace {
     }
 
     /// The folder, made if it is not there, with nobody sweeping it from now on.
-    fn layout(&self) -> Result<Layout, CacheError> {
+    fn layout(&self) -> Result<Arc<Layout>, CacheError> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if writing.is_none() {
-            let blobs = self.at.folder.join("blobs/sha256");
-            std::fs::create_dir_all(&blobs).map_err(CacheError::io("create", &blobs))?;
-            *writing = Some(self.locked(&|| locked_folder(&blobs))?);
+        if let Some(writing) = &*writing {
+            return Ok(writing.layout.clone());
         }
+        let folder = self.at.folder.join("blobs/sha256");
+        std::fs::create_dir_all(&folder).map_err(CacheError::io("create", &folder))?;
+        let blobs = self.locked(&|| locked_folder(&folder))?;
         // It makes an empty index where there is none, which must not replace one that is just written.
         let _held = self.locked_index()?;
         let marker = self.at.folder.join("oci-layout");
         let is_new = !marker.exists();
-        let layout = Layout::open(&self.at.folder)?;
+        let layout = Arc::new(Layout::open(&self.at.folder)?);
         if is_new {
             // The store's is for its owner alone; this one is for whoever may see the folder.
             let open_to_all = Permissions::from_mode(0o644);
             std::fs::set_permissions(&marker, open_to_all).map_err(CacheError::io("open up", &marker))?;
         }
+        *writing = Some(Writing { layout: layout.clone(), blobs });
         Ok(layout)
     }
 
@@ -275,7 +284,7 @@ impl CachePlace for LocalPlace {
         let _held = self.locked_index()?;
         let replaced = self.retag(&about)?;
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(blobs) = writing.take()
+        if let Some(Writing { blobs, .. }) = writing.take()
             && locked(&blobs, Sharing::Alone, &self.at.folder)?
         {
             self.sweep(&layout, &replaced)?;

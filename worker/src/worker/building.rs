@@ -71,7 +71,7 @@ impl Worker {
             match open(&import.kind, None, &self.network(cancel)?) {
                 Ok(place) => places.push(place),
                 Err(error) if request.cache_strict => {
-                    return Err(WorkerError::Cache { place: import.kind.to_string(), error });
+                    return Err(error.of(&import.kind.to_string()));
                 }
                 Err(error) => {
                     failures += 1;
@@ -97,7 +97,7 @@ impl Worker {
                 Err(error) => {
                     failures += usize::from(!export.ignore_error);
                     let place = export.kind.to_string();
-                    let error = WorkerError::Cache { place: place.clone(), error };
+                    let error = error.of(&place);
                     progress
                         .send(Progress::Cache { place: &place, trouble: CacheTrouble::Unwritten(&error) });
                 }
