@@ -173,7 +173,7 @@ fn kind(given: &mut Given, env: Environment<'_>, is_export: bool) -> Result<Cach
         "s3" => s3(given, env),
         "azblob" => azblob(given, env),
         other => {
-            let meant = nearest(other, KINDS.into_iter());
+            let meant = nearest(other, KINDS);
             let meant = meant.map_or_else(String::new, |near| format!("; did you mean {near}?"));
             Err(format!("unknown type `{other}`{meant} There are {}", KINDS.join(", ")))
         }

@@ -18,10 +18,10 @@ mod registry;
 mod test_server;
 mod waiting;
 
-pub(crate) use config::{SharedCache, SharedLayer};
+pub(crate) use config::SharedLayer;
 pub use error::CacheError;
 pub(crate) use export::{Exports, Learnt, SENDERS, inline, on_the_way};
-pub(crate) use import::{Imports, SharedHit};
+pub(crate) use import::{Imports, ReadCache, SharedHit};
 pub(crate) use network::Network;
 pub(crate) use open::open;
 pub use options::{

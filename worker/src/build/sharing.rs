@@ -4,11 +4,11 @@
 use super::Build;
 use super::known::{Added, Known, shared_layers};
 use crate::WorkerError;
-use crate::cache::{Learnt, SharedCache};
+use crate::cache::{Learnt, ReadCache};
 use crate::layer::Stack;
 use crate::store::now_s;
 use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 impl Build<'_> {
     /// Offers what a step added to the caches that are written.
@@ -74,7 +74,7 @@ impl Build<'_> {
         vertex: VertexId,
         key: CacheKey,
         added: Added,
-        shared: &[(Arc<dyn crate::cache::CachePlace>, Arc<SharedCache>)],
+        shared: &[ReadCache],
     ) -> Result<Learnt, WorkerError> {
         let mut keys = vec![key];
         if let Some(outputs) = rows(&added) {

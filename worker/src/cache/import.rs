@@ -49,6 +49,9 @@ enum Answer {
     Nothing,
 }
 
+/// A cache that could be read.
+pub(crate) type ReadCache = (Arc<dyn CachePlace>, Arc<SharedCache>);
+
 /// What a cache knows of a step.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedHit {
@@ -105,10 +108,7 @@ impl Imports {
     }
 
     /// All caches that could be read.
-    pub fn all(
-        &self,
-        progress: &ProgressSink<'_>,
-    ) -> Result<Vec<(Arc<dyn CachePlace>, Arc<SharedCache>)>, WorkerError> {
+    pub fn all(&self, progress: &ProgressSink<'_>) -> Result<Vec<ReadCache>, WorkerError> {
         let mut all = Vec::new();
         for slot in &self.slots {
             if let Some(cache) = self.cache_of(slot, progress)? {
