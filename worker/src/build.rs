@@ -238,12 +238,12 @@ impl<'a> Build<'a> {
                 let digest = self.select(*vertex, *input)?;
                 Ok(Event::Selected { vertex: *vertex, input: *input, digest })
             }
-            Action::LookUp { vertex, key, alias } => {
-                let record = self.record(key)?;
-                if let (Some(record), Some(alias)) = (&record, alias) {
-                    self.store.meta.add_record(&[*alias], record)?;
+            Action::LookUp { vertex, key, alias, max_age_s } => {
+                let hit = self.young_record(key, *max_age_s)?.is_some();
+                if let Some(alias) = alias.as_ref().filter(|_| hit) {
+                    self.store.meta.alias_record(key, alias)?;
                 }
-                Ok(Event::Found { vertex: *vertex, hit: record.is_some() })
+                Ok(Event::Found { vertex: *vertex, hit })
             }
             Action::Load { vertex, key } => self.load(*vertex, key),
             Action::Remember { vertex, key } => {
@@ -385,11 +385,14 @@ impl<'a> Build<'a> {
         let patterns = |key: &str| -> Vec<String> {
             source.attrs.get(key).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
         };
-        let LocalFolder { path, keeps_owners } = path;
-        let remembered = self.store.meta.memo(&folder_name(path))?.unwrap_or_default();
-        let memo = Memo::from_bytes(&remembered);
-        let local =
-            Arc::new(LocalSource::open(path, &patterns("local.excludepatterns"), memo, *keeps_owners)?);
+        let LocalFolder { path, keeps_owners, modes } = path;
+        let remembered = match self.request.verify_cache {
+            true => None,
+            false => self.store.meta.memo(&folder_name(path))?,
+        };
+        let memo = Memo::from_bytes(&remembered.unwrap_or_default());
+        let excludes = patterns("local.excludepatterns");
+        let local = Arc::new(LocalSource::open(path, &excludes, memo, *keeps_owners, *modes)?);
         locals.insert(vertex, local.clone());
         Ok(Some(local))
     }

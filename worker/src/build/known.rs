@@ -5,6 +5,7 @@ use super::Build;
 use crate::WorkerError;
 use crate::layer::{Layer, Stack};
 use crate::progress::Progress;
+use crate::store::now_s;
 use kiln_solver::{CacheKey, Event, VertexId, bases};
 use std::sync::Arc;
 
@@ -18,6 +19,22 @@ impl Build<'_> {
             }
         }
         Ok(Some(outputs))
+    }
+
+    /// The same, if it is not older than it may be. One from the future is too old: its time can't be trusted.
+    pub(super) fn young_record(
+        &self,
+        key: &CacheKey,
+        max_age_s: Option<u64>,
+    ) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
+        if let Some(limit) = max_age_s {
+            let made_s = self.store.meta.record_made_s(key)?;
+            let age = made_s.and_then(|made_s| u64::try_from(now_s() - made_s).ok());
+            if age.is_none_or(|age| age > limit) {
+                return Ok(None);
+            }
+        }
+        self.record(key)
     }
 
     pub(super) fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {

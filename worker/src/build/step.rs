@@ -83,7 +83,7 @@ impl Build<'_> {
         // Another process, or another step with the same key, may be at it: then its result is taken.
         let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
         if !this.metadata.ignore_cache
-            && let Some(outputs) = self.record(&keys[0])?
+            && let Some(outputs) = self.young_record(&keys[0], this.metadata.max_age_s)?
         {
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
             let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
