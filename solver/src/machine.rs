@@ -189,7 +189,15 @@ impl Solver {
         self.set(vertex, State::Running { key: keys[0] });
         self.outstanding += 1;
         self.running += 1;
-        Some(Action::Run { vertex, keys })
+        let take = if self.definition.vertex(vertex).metadata.ignore_cache {
+            None
+        } else if self.anew[vertex.index()] {
+            // By how it is made only what was made of the old inputs is known.
+            keys.get(1).copied()
+        } else {
+            keys.first().copied()
+        };
+        Some(Action::Run { vertex, keys, take })
     }
 
     /// Takes in what came of an action.

@@ -86,6 +86,12 @@ impl World {
         ContentId(digest(self.contents.get(name).copied().unwrap_or(name)))
     }
 
+    fn young(&self, key: &CacheKey, max_age_s: Option<u64>) -> Option<Vec<ContentId>> {
+        let made_s = self.made_s.get(key).copied().unwrap_or_default();
+        let is_young = max_age_s.is_none_or(|age| self.now_s - made_s <= age);
+        self.records.get(key).filter(|_| is_young).cloned()
+    }
+
     fn answer(&mut self, solver: &Solver, action: Action) -> Event {
         let graph = solver.definition();
         match action {
@@ -100,12 +106,10 @@ impl World {
                 Event::Selected { vertex, input, digest: self.content(&part).0 }
             }
             Action::LookUp { vertex, key, alias, max_age_s } => {
-                let made_s = self.made_s.get(&key).copied().unwrap_or_default();
-                let is_young = max_age_s.is_none_or(|age| self.now_s - made_s <= age);
-                let outputs = self.records.get(&key).filter(|_| is_young).cloned();
+                let outputs = self.young(&key, max_age_s);
                 if let (Some(outputs), Some(alias)) = (&outputs, alias) {
                     self.records.insert(alias, outputs.clone());
-                    self.made_s.insert(alias, made_s);
+                    self.made_s.insert(alias, self.made_s.get(&key).copied().unwrap_or_default());
                 }
                 Event::Found { vertex, hit: outputs.is_some() }
             }
@@ -120,8 +124,12 @@ impl World {
                 self.log.push(format!("fetch {}", Self::name(graph, vertex)));
                 Event::Fetched(vertex)
             }
-            Action::Run { vertex, keys } => {
+            Action::Run { vertex, keys, take } => {
                 let name = Self::name(graph, vertex);
+                let max_age_s = graph.vertex(vertex).metadata.max_age_s;
+                if let Some(outputs) = take.and_then(|take| self.young(&take, max_age_s)) {
+                    return Event::Ran { vertex, outputs, changed: Vec::new() };
+                }
                 self.log.push(format!("run {name}"));
                 if self.fails.contains(&name) {
                     return Event::Failed(vertex);

@@ -51,6 +51,8 @@ pub enum Action {
         vertex: VertexId,
         /// Its keys: how it is made, and from what content.
         keys: Vec<CacheKey>,
+        /// The one of them under which a result that somebody else has made meanwhile may be taken instead.
+        take: Option<CacheKey>,
     },
 }
 

@@ -254,7 +254,7 @@ impl<'a> Build<'a> {
                 Ok(Event::Remembered(*vertex))
             }
             Action::Fetch(vertex) => self.fetch(*vertex),
-            Action::Run { vertex, keys } => self.run_step(*vertex, keys),
+            Action::Run { vertex, keys, take } => self.run_step(*vertex, keys, take.as_ref()),
         }
     }
 
