@@ -4,6 +4,7 @@ use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use kiln_worker::SourceModes;
 use std::path::PathBuf;
 
 /// Builds container images from Dockerfiles, without a daemon.
@@ -90,6 +91,23 @@ fn progress_of_environment() -> &'static str {
     ProgressMode::of_environment(&std::env::var("BUILDKIT_PROGRESS").unwrap_or_default())
 }
 
+/// Which modes the files of contexts have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ContextMode {
+    Exact,
+    Git,
+}
+
+impl ContextMode {
+    /// The same for the worker.
+    pub fn modes(self) -> SourceModes {
+        match self {
+            ContextMode::Exact => SourceModes::Exact,
+            ContextMode::Git => SourceModes::Git,
+        }
+    }
+}
+
 #[derive(Debug, Parser)]
 #[command(args_override_self = true)]
 pub(crate) struct BuildArgs {
@@ -132,6 +150,12 @@ pub(crate) struct BuildArgs {
     /// Fail, with exit code 4, where a cache can't be read or written
     #[arg(long)]
     pub cache_strict: bool,
+    /// Read every file of the contexts again, whatever is remembered of it
+    #[arg(long)]
+    pub verify_cache: bool,
+    /// Which modes the contexts' files have: exact, or git (0644 and 0755, whatever the umask was)
+    #[arg(long, value_name = "MODE", default_value = "exact")]
+    pub context_mode: ContextMode,
     /// Ask registries for base images even if the store has their names
     #[arg(long)]
     pub pull: bool,

@@ -56,9 +56,10 @@ pub(crate) fn run(
     let (named, mut folders) = contexts::named(&args)?;
     folders.insert("context".to_owned(), inputs.folder.clone());
     let keeps_owners = |name: &str| name == "context" && inputs.keeps_owners;
-    let folders = folders
-        .into_iter()
-        .map(|(name, path)| (name.clone(), LocalFolder { path, keeps_owners: keeps_owners(&name) }));
+    let folders = folders.into_iter().map(|(name, path)| {
+        let (keeps_owners, modes) = (keeps_owners(&name), args.context_mode.modes());
+        (name, LocalFolder { path, keeps_owners, modes })
+    });
     let folders: BTreeMap<String, LocalFolder> = folders.collect();
     let options = options(&args, &inputs, named)?;
     let mut resolver = Resolver::new(&worker, args.pull);

@@ -363,7 +363,8 @@ impl Lowering<'_> {
         let text = shown(&instruction.text, &Lexer::new(self.escape), &state.look_up());
         let name = state.steps.next(&text, &state.platform, &state.env);
         let mut metadata = self.metadata(state, name, place);
-        metadata.ignore_cache = false;
+        // As BuildKit: --no-cache is for what runs and copies.
+        metadata.ignore_cache = state.asked.no_cache;
         state.fs = Some(self.vertex(op, inputs, Some(state.platform.clone()), metadata));
         state.note_layer(format!("WORKDIR {dir}"));
         Ok(())

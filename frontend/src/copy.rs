@@ -249,7 +249,8 @@ impl Lowering<'_> {
     }
 
     fn remote(&mut self, state: &StageState, source: SourceOp, name: &str, place: Place) -> Edge {
-        let metadata = Metadata { ignore_cache: false, ..self.metadata(state, name.to_owned(), place) };
+        let plain = self.metadata(state, name.to_owned(), place);
+        let metadata = Metadata { ignore_cache: false, max_age_s: None, ..plain };
         self.vertex(Op::Source(source), Vec::new(), None, metadata)
     }
 

@@ -8,7 +8,7 @@ use crate::graph::{Command, NodeId};
 use crate::lower::Lowering;
 use crate::options::NamedContext;
 use crate::resolve::RootSource;
-use crate::stage::StageState;
+use crate::stage::{Asked, StageState};
 use kiln_grammar::expand::Lexer;
 use kiln_grammar::{InstructionKind, Word};
 use kiln_oci::Platform;
@@ -44,6 +44,7 @@ impl Lowering<'_> {
             for command in &commands {
                 self.lints.enter(&command.instruction.comments);
                 state.steps.is_trigger = command.is_trigger;
+                state.asked = Asked::of(&command.instruction.advice);
                 let done = self.instruction(&mut state, command);
                 done.map_err(|error| {
                     if command.is_trigger { error.of_trigger(&command.instruction) } else { error }
@@ -184,7 +185,8 @@ impl Lowering<'_> {
             name,
             lines: vec![(place.line, place.end_line)],
             stage: state.name.clone(),
-            ignore_cache: state.ignore_cache,
+            ignore_cache: state.ignore_cache || state.asked.no_cache,
+            max_age_s: state.asked.max_age_s,
         }
     }
 

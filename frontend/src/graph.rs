@@ -360,7 +360,6 @@ fn stage_node<'a>(
         _ => None,
     };
     let wanted = platform.as_ref().unwrap_or(&scope.options.target_platform);
-    let filtered = |name: &str| scope.options.no_cache_filter.iter().any(|f| f.eq_ignore_ascii_case(name));
     Ok(Node {
         is_stage: true,
         name: name.map_or_else(|| format!("stage-{index}"), str::to_owned),
@@ -373,7 +372,7 @@ fn stage_node<'a>(
         place,
         word: place.at(image),
         has_triggers: false,
-        ignore_cache: scope.options.no_cache || name.is_some_and(filtered),
+        ignore_cache: scope.options.ignores_cache_of(name.unwrap_or_default()),
     })
 }
 

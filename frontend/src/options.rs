@@ -29,7 +29,8 @@ pub struct BuildOptions {
     pub contexts: BTreeMap<String, NamedContext>,
     /// Whether nothing known from before is used.
     pub no_cache: bool,
-    /// The names of the stages of which nothing known from before is used.
+    /// The names of the stages of which nothing known from before is used. As in BuildKit: an empty name
+    /// alone is for all stages, among others it is for those without a name; numbers are no names.
     pub no_cache_filter: Vec<String>,
     /// The network of a RUN that names none.
     pub network: NetworkMode,
@@ -82,6 +83,13 @@ impl BuildOptions {
             source_date_epoch: None,
             dockerfile_name: "Dockerfile".to_owned(),
         }
+    }
+
+    /// Whether nothing known from before is used of a stage, by its name.
+    pub(crate) fn ignores_cache_of(&self, stage: &str) -> bool {
+        let filter = &self.no_cache_filter;
+        let is_for_all = matches!(filter.as_slice(), [name] if name.is_empty());
+        self.no_cache || is_for_all || filter.iter().any(|name| name.eq_ignore_ascii_case(stage))
     }
 
     /// The value given for a build argument; the last one counts.

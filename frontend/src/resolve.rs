@@ -248,6 +248,7 @@ fn trigger(text: String, kind: InstructionKind, place: Place) -> Instruction {
         keyword: Word { raw: keyword, span: place.span },
         text: text.split('\n').next().unwrap_or_default().to_owned(),
         comments: Vec::new(),
+        advice: Vec::new(),
         kind,
     }
 }

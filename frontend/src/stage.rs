@@ -7,9 +7,17 @@ use crate::error::Place;
 use crate::progress::Steps;
 use crate::resolve::{Root, default_path};
 use crate::{HISTORY_COMMENT, HISTORY_MARK, path};
+use kiln_grammar::{Advice, AdviceKind};
 use kiln_oci::{History, ImageConfig, Platform};
 use kiln_solver::Edge;
 use std::rc::Rc;
+
+/// What `# kiln:` comments ask for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
+    pub no_cache: bool,
+    pub max_age_s: Option<u64>,
+}
 
 /// A stage under way, or done.
 pub(crate) struct StageState {
@@ -33,6 +41,8 @@ pub(crate) struct StageState {
     pub name: String,
     /// Whether what is known of it from before is not used.
     pub ignore_cache: bool,
+    /// What the comments above the instruction at hand ask for.
+    pub asked: Asked,
     /// Whether it, or a stage that it is made from, has a WORKDIR.
     pub has_work_dir: bool,
     /// Where it has its last CMD.
@@ -41,6 +51,18 @@ pub(crate) struct StageState {
     pub entrypoint: Option<Place>,
     /// Where it has its last HEALTHCHECK.
     pub healthcheck: Option<Place>,
+}
+
+impl Asked {
+    /// What an instruction's comments ask for; of several ages the least.
+    pub(crate) fn of(advice: &[Advice]) -> Asked {
+        let ages = advice.iter().filter_map(|advice| match advice.kind {
+            AdviceKind::MaxAge { seconds } => Some(seconds),
+            AdviceKind::NoCache => None,
+        });
+        let no_cache = advice.iter().any(|advice| advice.kind == AdviceKind::NoCache);
+        Asked { no_cache, max_age_s: ages.min() }
+    }
 }
 
 impl StageState {
@@ -65,6 +87,7 @@ impl StageState {
             steps: Steps::default(),
             name: String::new(),
             ignore_cache: false,
+            asked: Asked::default(),
             has_work_dir: false,
             cmd: None,
             entrypoint: None,
@@ -85,6 +108,7 @@ impl StageState {
             steps: Steps::default(),
             name: String::new(),
             ignore_cache: false,
+            asked: Asked::default(),
             has_work_dir: self.has_work_dir,
             cmd: None,
             entrypoint: None,

@@ -77,8 +77,33 @@ pub struct Instruction {
     pub text: String,
     /// The comment lines directly above, without `#` and outer blanks.
     pub comments: Vec<String>,
+    /// What the `# kiln:` comments right above ask for, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
     /// What it says.
     pub kind: InstructionKind,
+}
+
+/// What a word of a `# kiln:` comment asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Advice {
+    /// What.
+    pub kind: AdviceKind,
+    /// The word.
+    pub span: Span,
+}
+
+/// What a `# kiln:` comment may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdviceKind {
+    /// `no-cache`: the instruction is done in every build.
+    NoCache,
+    /// `max-age=DURATION`: it is done again when its result is older.
+    MaxAge {
+        /// The age.
+        seconds: u64,
+    },
 }
 
 /// What an instruction says.

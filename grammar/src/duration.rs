@@ -1,8 +1,21 @@
-//! Durations in Go's syntax (`1m30s`, `1.5h`, `-2ms`), in nanoseconds. It does not know which are
+//! Durations in Go's syntax (`1m30s`, `1.5h`, `-2ms`), in nanoseconds, and with days (`7d`). It does not know which are
 //! allowed where.
 
 /// Reads a duration; the error is Go's message.
 pub fn parse(text: &str) -> Result<i64, String> {
+    read(text, unit)
+}
+
+/// The same, where `d` is a day of 24 hours and `w` are seven of them.
+pub(crate) fn parse_with_days(text: &str) -> Result<i64, String> {
+    read(text, |name| match name {
+        "d" => Some(24 * 3_600_000_000_000),
+        "w" => Some(7 * 24 * 3_600_000_000_000),
+        _ => unit(name),
+    })
+}
+
+fn read(text: &str, unit: impl Fn(&str) -> Option<u128>) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -79,6 +92,8 @@ mod tests {
         {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert_eq!(parse_with_days("1w1d1h"), Ok((8 * 24 + 1) * 3_600_000_000_000));
+        assert!(parse_with_days("1y").is_err());
         assert_eq!(parse("1d").unwrap_err(), r#"time: unknown unit "d" in duration "1d""#);
     }
 }

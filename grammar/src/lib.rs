@@ -8,6 +8,7 @@ pub mod ignore;
 pub mod path;
 pub mod suggest;
 
+mod advice;
 mod directives;
 mod duration;
 mod fileset;
@@ -23,7 +24,7 @@ mod statement;
 mod tokens;
 mod unknown;
 
-pub use ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};
+pub use ast::{Advice, AdviceKind, Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage, Word};
 pub use diagnostic::{Diagnostic, Severity};
 pub use duration::parse as go_duration;
 pub use ignore::{IgnorePattern, parse_ignore};

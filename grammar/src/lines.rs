@@ -2,6 +2,7 @@
 //! dropped, heredoc bodies cut out, and a map back to where each byte stood. It does not know what an
 //! instruction means.
 
+use crate::advice::{self, Said};
 use crate::ast::Span;
 use crate::diagnostic::{Diagnostic, Severity};
 
@@ -28,6 +29,8 @@ pub(crate) struct Logical {
     pub map: OffsetMap,
     /// The comment lines since the instruction before.
     pub comments: Vec<String>,
+    /// Those of them that are for kiln.
+    pub said: Vec<Said>,
     /// The first blank line between its lines.
     pub blank: Option<(Span, u32)>,
     pub line: u32,
@@ -140,9 +143,13 @@ impl<'a> Lines<'a> {
     pub(crate) fn logical(&mut self, diagnostics: &mut Vec<Diagnostic>) -> Option<Logical> {
         let mut out = Logical::default();
         let mut open = loop {
-            let line = self.physical(diagnostics)?;
+            let Some(line) = self.physical(diagnostics) else {
+                advice::without_instruction(&out.said, diagnostics);
+                return None;
+            };
             let text = line.text.trim_start();
             if let Some(comment) = text.strip_prefix('#') {
+                out.said.extend(advice::said(line.text, line.start, line.number));
                 // As BuildKit: an empty comment parts those above it from the instruction.
                 match comment.trim() {
                     "" => out.comments.clear(),
@@ -151,6 +158,7 @@ impl<'a> Lines<'a> {
                 continue;
             }
             if text.is_empty() {
+                out.said.iter_mut().for_each(Said::part);
                 continue;
             }
             out.line = line.number;

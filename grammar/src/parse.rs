@@ -1,6 +1,7 @@
 //! The whole file: directives, then instruction after instruction, put into stages. It goes on after
 //! an error, so that all are told at once. It does not know single instructions.
 
+use crate::advice;
 use crate::ast::{Dockerfile, Heredoc, Instruction, InstructionKind, Span, Stage};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::directives;
@@ -160,6 +161,7 @@ fn read(
         diagnostic.hint = problem.hint;
         (diagnostic, is_from)
     })?;
+    let advice = advice::about(&logical.said, &kind, diagnostics);
     Ok(Instruction {
         span: Span { start: logical.map.start(), end: end.0 },
         line: logical.line,
@@ -167,6 +169,7 @@ fn read(
         keyword: statement.keyword_word(),
         text: logical.text.trim().to_owned(),
         comments: logical.comments,
+        advice,
         kind,
     })
 }

@@ -3,7 +3,7 @@
 //! It does not know which sources a COPY names, nor where a destination without a slash leads.
 
 use crate::error::{SnapshotError, cannot, missing, shown};
-use crate::mode::ModeChange;
+use crate::mode::{ModeChange, SourceModes};
 use crate::node::{self, Metadata, Xattrs};
 use crate::tree::{Tree, make_room};
 use crate::view::components;
@@ -17,6 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct CopyOptions<'a> {
     /// The owner and group of every copy; `None` keeps the source's.
     pub owner: Option<(u32, u32)>,
+    /// How the source's modes are seen.
+    pub source_modes: SourceModes,
     /// What is changed in every copy's mode; symbolic links have none.
     pub mode: Option<&'a ModeChange>,
     /// What of a directory is copied: it gets the path beneath the source, and whether that is a
@@ -54,6 +56,7 @@ impl Default for CopyOptions<'_> {
     fn default() -> Self {
         CopyOptions {
             owner: None,
+            source_modes: SourceModes::Exact,
             mode: None,
             filter: &|_, _| Verdict::Include,
             mtime: None,
@@ -347,6 +350,7 @@ impl Copier<'_> {
         if let Some((uid, gid)) = self.options.owner {
             (metadata.uid, metadata.gid) = (uid, gid);
         }
+        metadata.mode = self.options.source_modes.of(metadata.mode, node::type_of(stat).into());
         if let Some(change) = self.options.mode {
             let is_dir = node::type_of(stat) == FileType::Directory;
             metadata.mode = change.apply(metadata.mode, is_dir);

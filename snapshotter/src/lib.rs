@@ -28,7 +28,7 @@ pub use error::SnapshotError;
 pub use extract::{ExtractOptions, extract_archive};
 pub use id::SnapshotId;
 pub use index::{Entry, Kind, LayerIndex, path_order};
-pub use mode::{Clause, ModeChange};
+pub use mode::{Clause, ModeChange, SourceModes};
 pub use mount::{MAX_LAYERS, Mount};
 pub use node::Xattrs;
 pub use store::{Active, Committed, Snapshotter};

@@ -2,6 +2,30 @@
 //! It does not know files.
 
 use crate::error::SnapshotError;
+use crate::tree::NodeType;
+
+/// How the permission bits of a source's files are seen, before any change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceModes {
+    /// As they are.
+    #[default]
+    Exact,
+    /// As git keeps them: 0755 for folders and for files that their owner may run, 0644 for others. What
+    /// the umask of a checkout was is then not seen.
+    Git,
+}
+
+impl SourceModes {
+    /// The bits that something with `mode` has.
+    pub fn of(self, mode: u32, kind: NodeType) -> u32 {
+        match (self, kind) {
+            (SourceModes::Exact, _) | (SourceModes::Git, NodeType::Symlink) => mode,
+            (SourceModes::Git, NodeType::Directory) => 0o755,
+            (SourceModes::Git, _) if mode & 0o100 != 0 => 0o755,
+            (SourceModes::Git, _) => 0o644,
+        }
+    }
+}
 
 /// A change of permission bits, to be applied to any number of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,5 +244,18 @@ mod tests {
         for bad in ["", "8", "10000", "0x1", "rwx", "u", "u=q", "u+r,", "z+x", "-1", "+1", "u=ug", "٣"] {
             assert!(ModeChange::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn git_sees_who_may_run_a_file_and_nothing_else() {
+        for mode in [0o644, 0o600, 0o664, 0o666, 0o444, 0o4611] {
+            assert_eq!(SourceModes::Git.of(mode, NodeType::File), 0o644, "{mode:o}");
+        }
+        for mode in [0o755, 0o700, 0o775, 0o100] {
+            assert_eq!(SourceModes::Git.of(mode, NodeType::File), 0o755, "{mode:o}");
+        }
+        assert_eq!(SourceModes::Git.of(0o2700, NodeType::Directory), 0o755);
+        assert_eq!(SourceModes::Git.of(0o777, NodeType::Symlink), 0o777);
+        assert_eq!(SourceModes::Exact.of(0o2700, NodeType::Directory), 0o2700);
     }
 }

@@ -3,7 +3,7 @@
 //! | op | counts | does not count |
 //! | --- | --- | --- |
 //! | Source | nothing here: the worker says what it is (image: ChainID and platform; git: commit and options; http: content and name; local: only what is selected of it) | names, tags, addresses |
-//! | Exec | args, env, cwd, user, host name, ulimits, names of extra hosts, exit codes, network, security, devices, ids of secrets, of each mount: place, selector, read-only, kind and its settings; platform | proxy variables, addresses of extra hosts, control group, contents of secrets and of cache mounts, id and sharing of a cache mount that is not the one of its own path, the path of a bind mount whose content counts |
+//! | Exec | args, env, cwd, user, host name, ulimits, names of extra hosts, exit codes, network, security, devices, ids of secrets, of each mount: place, selector, read-only, kind and its settings; platform, with version and features | proxy variables, addresses of extra hosts, control group, contents of secrets and of cache mounts, id and sharing of a cache mount that is not the one of its own path, the path of a bind mount whose content counts |
 //! | File | each action with its attributes, the times that it gives too | a source path that an input's selection stands for; the files' own times |
 //! | Merge, Diff | the inputs in order | |
 //! | any input | its chain key, or the content of its tree, or the content of what is selected of it | how it came about, where its content is known |
@@ -87,7 +87,7 @@ impl StepInputs<'_> {
             Op::Exec(exec) => {
                 walk_exec(exec, inputs, sink);
                 if let Some(platform) = platform {
-                    sink("platform", platform.to_string().as_bytes());
+                    walk_platform(platform, sink);
                 }
             }
             Op::File(file) => walk_file(file, inputs, sink),
@@ -116,6 +116,17 @@ fn list<T: AsRef<str>>(name: &str, values: &[T], sink: Sink<'_>) {
     number(name, values.len() as u64, sink);
     for value in values {
         sink(name, value.as_ref().as_bytes());
+    }
+}
+
+fn walk_platform(platform: &Platform, sink: Sink<'_>) {
+    let Platform { architecture: _, os: _, variant: _, os_version, os_features } = platform;
+    sink("platform", platform.to_string().as_bytes());
+    if let Some(version) = os_version {
+        sink("platform.version", version.as_bytes());
+    }
+    for feature in os_features {
+        sink("platform.feature", feature.as_bytes());
     }
 }
 
@@ -340,125 +351,4 @@ impl fmt::Debug for CacheKey {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::definition::{CacheSharing, NetworkMode, SecurityMode};
-
-    fn run() -> ExecOp {
-        let kind = MountKind::Cache { id: "c".into(), sharing: CacheSharing::Shared };
-        ExecOp {
-            meta: ExecMeta {
-                args: vec!["sh".into(), "-c".into(), "make".into()],
-                env: ["A=1"].into_iter().collect(),
-                proxy_env: vec![("HTTP_PROXY".into(), "x".into())],
-                extra_hosts: vec![("db".into(), "10.0.0.1".into())],
-                ..ExecMeta::default()
-            },
-            mounts: vec![Mount {
-                input: None,
-                selector: String::new(),
-                dest: "/c".into(),
-                output: None,
-                readonly: false,
-                kind,
-            }],
-            network: NetworkMode::Unset,
-            security: SecurityMode::Sandbox,
-            secret_env: vec![SecretEnv { id: "t".into(), name: "T".into(), optional: false }],
-            devices: Vec::new(),
-        }
-    }
-
-    fn key(change: impl FnOnce(&mut ExecOp)) -> CacheKey {
-        let mut exec = run();
-        change(&mut exec);
-        let op = Op::Exec(Box::new(exec));
-        StepInputs { op: &op, platform: Some(&Platform::new("linux", "amd64", None)), inputs: &[] }.key()
-    }
-
-    #[test]
-    fn each_input_of_a_run_changes_its_key() {
-        let changes: [fn(&mut ExecOp); 15] = [
-            |e| e.meta.args[2].push('x'),
-            |e| e.meta.args = vec!["sh".into(), "-cmake".into()],
-            |e| e.meta.env.set("B", "2"),
-            |e| e.meta.cwd = "/x".into(),
-            |e| e.meta.user = "1".into(),
-            |e| e.meta.hostname = "h".into(),
-            |e| e.meta.extra_hosts[0].0 = "other".into(),
-            |e| e.meta.ulimits.push(("nofile".into(), 1, 2)),
-            |e| e.mounts[0].dest = "/d".into(),
-            |e| e.mounts[0].readonly = true,
-            |e| e.mounts[0].kind = MountKind::Tmpfs { size_bytes: 0 },
-            |e| e.network = NetworkMode::None,
-            |e| e.security = SecurityMode::Insecure,
-            |e| e.secret_env[0].id = "u".into(),
-            |e| e.devices.push(CdiDevice { name: "vendor.com/class=name".into(), optional: false }),
-        ];
-        let plain = key(|_| {});
-        for (i, change) in changes.into_iter().enumerate() {
-            assert_ne!(key(change), plain, "change {i}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_input_of_a_run_leaves_its_key() {
-        let changes: [fn(&mut ExecOp); 4] = [
-            |e| e.meta.proxy_env.clear(),
-            |e| e.meta.extra_hosts[0].1 = "10.0.0.2".into(),
-            |e| e.meta.cgroup_parent = "x".into(),
-            |e| e.mounts[0].kind = MountKind::Cache { id: "d".into(), sharing: CacheSharing::Locked },
-        ];
-        let plain = key(|_| {});
-        for (i, change) in changes.into_iter().enumerate() {
-            assert_eq!(key(change), plain, "change {i}");
-        }
-    }
-
-    #[test]
-    fn the_shared_cache_of_a_path_is_no_other_cache() {
-        let cache =
-            |id: &str, sharing| key(|e| e.mounts[0].kind = MountKind::Cache { id: id.to_owned(), sharing });
-        let own = cache("//c", CacheSharing::Shared);
-        assert_ne!(cache("ns//c", CacheSharing::Shared), own);
-        assert_ne!(cache("//c", CacheSharing::Locked), own);
-        assert_eq!(cache("/a", CacheSharing::Locked), cache("/b", CacheSharing::Shared));
-    }
-
-    #[test]
-    fn a_bind_mount_counts_by_its_content_where_that_is_known() {
-        let key = |selector: &str, input: InputKey| {
-            let mut exec = run();
-            let mount = &mut exec.mounts[0];
-            (mount.input, mount.selector, mount.kind) = (Some(0), selector.to_owned(), MountKind::Bind);
-            StepInputs { op: &Op::Exec(Box::new(exec)), platform: None, inputs: &[input] }.key()
-        };
-        let selected = InputKey::Selection(Digest::of(b"bytes"));
-        assert_eq!(key("/a", selected), key("/b", selected));
-        let chained = InputKey::Chain(CacheKey(Digest::of(b"stage")), 0);
-        assert_ne!(key("/a", chained), key("/b", chained));
-    }
-
-    #[test]
-    fn a_selection_stands_for_the_path_that_it_was_taken_from() {
-        let copy = |src: &str| {
-            let copy = CopyAction { src: src.into(), dest: "/x".into(), ..CopyAction::default() };
-            Op::File(FileOp {
-                actions: vec![FileAction {
-                    input: FileInput::Input(0),
-                    secondary_input: Some(FileInput::Input(1)),
-                    output: Some(0),
-                    kind: FileActionKind::Copy(Box::new(copy)),
-                }],
-            })
-        };
-        let key = |op: &Op, input: InputKey| {
-            let base = InputKey::Chain(CacheKey(Digest::of(b"base")), 0);
-            StepInputs { op, platform: None, inputs: &[base, input] }.key()
-        };
-        let selected = InputKey::Selection(Digest::of(b"bytes"));
-        assert_eq!(key(&copy("a"), selected), key(&copy("b"), selected));
-        let chained = InputKey::Chain(CacheKey(Digest::of(b"stage")), 0);
-        assert_ne!(key(&copy("a"), chained), key(&copy("b"), chained));
-    }
-}
+mod tests;

@@ -61,6 +61,8 @@ pub struct Metadata {
     pub stage: String,
     /// Whether what is known of it from before is not used.
     pub ignore_cache: bool,
+    /// What is known of it from before is not used if it is older than this, in seconds.
+    pub max_age_s: Option<u64>,
 }
 
 /// What a vertex does.
@@ -430,6 +432,7 @@ impl Definition {
             v.op == vertex.op
                 && v.platform == vertex.platform
                 && v.metadata.ignore_cache == vertex.metadata.ignore_cache
+                && v.metadata.max_age_s == vertex.metadata.max_age_s
         };
         if let Some(id) = alike.iter().find(|id| same(&self.vertices[id.index()])) {
             return *id;
@@ -508,5 +511,7 @@ mod tests {
         let a = graph.add(source("a"));
         let anew = Metadata { ignore_cache: true, ..Metadata::default() };
         assert_ne!(graph.add(Vertex { metadata: anew, ..source("a") }), a);
+        let young = Metadata { max_age_s: Some(60), ..Metadata::default() };
+        assert_ne!(graph.add(Vertex { metadata: young, ..source("a") }), a);
     }
 }

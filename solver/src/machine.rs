@@ -98,8 +98,8 @@ pub struct Solver {
     states: Vec<State>,
     wants: Vec<Want>,
     dependants: Vec<Vec<VertexId>>,
-    /// Whether what is known of a vertex by how it is made may be stale: it, or what it is made of, is
-    /// to be done anew.
+    /// Whether what is known of a vertex by how it is made may be stale: it is to be done anew, or what it
+    /// is made of is or may be, as its result may be too old.
     anew: Vec<bool>,
     actions: VecDeque<Action>,
     ready: VecDeque<VertexId>,
@@ -124,7 +124,11 @@ impl Solver {
         let mut dependants = vec![Vec::new(); count];
         let mut anew = vec![false; count];
         for (i, vertex) in definition.vertices().iter().enumerate() {
-            anew[i] = vertex.metadata.ignore_cache || vertex.inputs.iter().any(|e| anew[e.vertex.index()]);
+            let may_change = |edge: &Edge| {
+                let input = edge.vertex.index();
+                anew[input] || definition.vertices()[input].metadata.max_age_s.is_some()
+            };
+            anew[i] = vertex.metadata.ignore_cache || vertex.inputs.iter().any(may_change);
             for edge in &vertex.inputs {
                 let list: &mut Vec<VertexId> = &mut dependants[edge.vertex.index()];
                 let id = VertexId(i as u32);
@@ -193,7 +197,15 @@ impl Solver {
         self.set(vertex, State::Running { key: keys[0] });
         self.outstanding += 1;
         self.running += 1;
-        Some(Action::Run { vertex, keys })
+        let take = if self.definition.vertex(vertex).metadata.ignore_cache {
+            None
+        } else if self.anew[vertex.index()] {
+            // By how it is made only what was made of the old inputs is known.
+            keys.get(1).copied()
+        } else {
+            keys.first().copied()
+        };
+        Some(Action::Run { vertex, keys, take })
     }
 
     /// Takes in what came of an action.
@@ -436,7 +448,8 @@ impl Solver {
         } else if self.anew[vertex.index()] {
             self.set(vertex, State::Gathering { key, inputs });
         } else {
-            self.actions.push_back(Action::LookUp { vertex, key, alias: None });
+            let max_age_s = this.metadata.max_age_s;
+            self.actions.push_back(Action::LookUp { vertex, key, alias: None, max_age_s });
             self.set(vertex, State::LookingUp { key, inputs });
         }
     }
@@ -499,7 +512,8 @@ impl Solver {
         if this.metadata.ignore_cache {
             return self.set(vertex, State::Preparing { keys: vec![first, key] });
         }
-        self.actions.push_back(Action::LookUp { vertex, key, alias: Some(first) });
+        let max_age_s = this.metadata.max_age_s;
+        self.actions.push_back(Action::LookUp { vertex, key, alias: Some(first), max_age_s });
         self.set(vertex, State::LookingUpContent { keys: [first, key] });
     }
 

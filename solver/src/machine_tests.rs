@@ -20,6 +20,9 @@ struct World {
     /// Vertices whose source changes before they read it, and the hash of what they read then.
     changing: HashMap<String, &'static str>,
     most_at_once: usize,
+    /// The time, and when records were made.
+    now_s: u64,
+    made_s: HashMap<CacheKey, u64>,
 }
 
 fn digest(text: &str) -> Digest {
@@ -83,6 +86,12 @@ impl World {
         ContentId(digest(self.contents.get(name).copied().unwrap_or(name)))
     }
 
+    fn young(&self, key: &CacheKey, max_age_s: Option<u64>) -> Option<Vec<ContentId>> {
+        let made_s = self.made_s.get(key).copied().unwrap_or_default();
+        let is_young = max_age_s.is_none_or(|age| self.now_s - made_s <= age);
+        self.records.get(key).filter(|_| is_young).cloned()
+    }
+
     fn answer(&mut self, solver: &Solver, action: Action) -> Event {
         let graph = solver.definition();
         match action {
@@ -96,10 +105,11 @@ impl World {
                 self.log.push(format!("select {part}"));
                 Event::Selected { vertex, input, digest: self.content(&part).0 }
             }
-            Action::LookUp { vertex, key, alias } => {
-                let outputs = self.records.get(&key).cloned();
+            Action::LookUp { vertex, key, alias, max_age_s } => {
+                let outputs = self.young(&key, max_age_s);
                 if let (Some(outputs), Some(alias)) = (&outputs, alias) {
                     self.records.insert(alias, outputs.clone());
+                    self.made_s.insert(alias, self.made_s.get(&key).copied().unwrap_or_default());
                 }
                 Event::Found { vertex, hit: outputs.is_some() }
             }
@@ -114,8 +124,12 @@ impl World {
                 self.log.push(format!("fetch {}", Self::name(graph, vertex)));
                 Event::Fetched(vertex)
             }
-            Action::Run { vertex, keys } => {
+            Action::Run { vertex, keys, take } => {
                 let name = Self::name(graph, vertex);
+                let max_age_s = graph.vertex(vertex).metadata.max_age_s;
+                if let Some(outputs) = take.and_then(|take| self.young(&take, max_age_s)) {
+                    return Event::Ran { vertex, outputs, changed: Vec::new() };
+                }
                 self.log.push(format!("run {name}"));
                 if self.fails.contains(&name) {
                     return Event::Failed(vertex);
@@ -125,6 +139,7 @@ impl World {
                 let changed = self.changing.remove(&name).map(|read| (1, digest(read)));
                 if changed.is_none() {
                     for key in keys {
+                        self.made_s.insert(key, self.now_s);
                         self.records.insert(key, outputs.clone());
                     }
                 }
@@ -356,6 +371,36 @@ fn a_stage_that_is_done_anew_is_not_passed_over_by_a_copy_of_it() {
     assert_eq!(log, ["fetch docker-image://base", "run make", "select copy /out of make"]);
     world.contents.insert("copy /out of make".into(), "other");
     assert_eq!(world.solve(&graph, copy, 4).1.last().map(String::as_str), Some("run copy /out"));
+}
+
+#[test]
+fn a_result_that_is_too_old_is_made_again_and_what_follows_is_kept_if_it_is_the_same() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let make = graph.run("make", base);
+    let mut young = graph.0.vertex(make).clone();
+    young.metadata.max_age_s = Some(60);
+    let young = graph.0.add(young);
+    let after = graph.run("after", young);
+    let copy = graph.copy("/out", young, base);
+    let targets = [after, copy];
+    world.solve_all(&graph, &targets, 4);
+    world.now_s = 60;
+    let kept = ["select copy /out of make"];
+    assert_eq!(world.solve_all(&graph, &targets, 4).1, kept, "nothing is too old yet");
+    world.now_s = 61;
+    let again = ["fetch docker-image://base", "run make", kept[0]];
+    assert_eq!(world.solve_all(&graph, &targets, 4).1, again, "it gave the same");
+    world.now_s = 121;
+    assert_eq!(world.solve_all(&graph, &targets, 4).1, kept, "it has the time of the second run");
+    world.now_s = 122;
+    world.contents.insert("make".into(), "made otherwise");
+    let (_, log) = world.solve(&graph, after, 4);
+    assert_eq!(log, ["fetch docker-image://base", "run make", "run after"], "not found by the old result");
+    assert_eq!(world.solve(&graph, after, 4).1, [""; 0]);
+    world.now_s = 999;
+    let plain = graph.run("after", make);
+    assert_eq!(world.solve(&graph, plain, 4).1, [""; 0], "without the comment nothing is too old");
 }
 
 #[test]

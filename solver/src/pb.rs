@@ -40,6 +40,8 @@ use serde::Serialize;
 const NAME: &str = "llb.customname";
 /// The description that holds a vertex's stage.
 const STAGE: &str = "kiln.stage";
+/// How old a known result may be, in seconds.
+const MAX_AGE: &str = "kiln.max-age";
 /// The description that holds proxies as they are, a JSON list of pairs.
 const PROXY: &str = "kiln.proxy";
 

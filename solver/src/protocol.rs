@@ -25,6 +25,8 @@ pub enum Action {
         key: CacheKey,
         /// A key under which a result that is found is to be known too.
         alias: Option<CacheKey>,
+        /// An older result is as good as none, in seconds.
+        max_age_s: Option<u64>,
     },
     /// Lay what is known under a key on the results of the vertex's bases: answered by [`Event::Loaded`].
     Load {
@@ -49,6 +51,8 @@ pub enum Action {
         vertex: VertexId,
         /// Its keys: how it is made, and from what content.
         keys: Vec<CacheKey>,
+        /// The one of them under which a result that somebody else has made meanwhile may be taken instead.
+        take: Option<CacheKey>,
     },
 }
 

@@ -271,7 +271,9 @@ impl<'a> Build<'a> {
                 let digest = self.select(*vertex, *input)?;
                 Ok(Event::Selected { vertex: *vertex, input: *input, digest })
             }
-            Action::LookUp { vertex, key, alias } => self.look_up(*vertex, key, alias.as_ref()),
+            Action::LookUp { vertex, key, alias, max_age_s } => {
+                self.look_up(*vertex, key, alias.as_ref(), *max_age_s)
+            }
             Action::Load { vertex, key } => self.load(*vertex, key),
             Action::Remember { vertex, key } => {
                 let made = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).remove(vertex);
@@ -281,7 +283,7 @@ impl<'a> Build<'a> {
                 Ok(Event::Remembered(*vertex))
             }
             Action::Fetch(vertex) => self.fetch(*vertex),
-            Action::Run { vertex, keys } => self.run_step(*vertex, keys),
+            Action::Run { vertex, keys, take } => self.run_step(*vertex, keys, take.as_ref()),
         }
     }
 
@@ -412,11 +414,14 @@ impl<'a> Build<'a> {
         let patterns = |key: &str| -> Vec<String> {
             source.attrs.get(key).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
         };
-        let LocalFolder { path, keeps_owners } = path;
-        let remembered = self.store.meta.memo(&folder_name(path))?.unwrap_or_default();
-        let memo = Memo::from_bytes(&remembered);
-        let local =
-            Arc::new(LocalSource::open(path, &patterns("local.excludepatterns"), memo, *keeps_owners)?);
+        let LocalFolder { path, keeps_owners, modes } = path;
+        let remembered = match self.request.verify_cache {
+            true => None,
+            false => self.store.meta.memo(&folder_name(path))?,
+        };
+        let memo = Memo::from_bytes(&remembered.unwrap_or_default());
+        let excludes = patterns("local.excludepatterns");
+        let local = Arc::new(LocalSource::open(path, &excludes, memo, *keeps_owners, *modes)?);
         locals.insert(vertex, local.clone());
         Ok(Some(local))
     }

@@ -249,7 +249,8 @@ pub(crate) fn copy_of_local(
         let full = if relative.is_empty() { path.clone() } else { crate::local::joined(&path, relative) };
         if local.is_ignored(&full, is_dir) { Verdict::Exclude } else { Verdict::Include }
     };
-    let options = CopyOptions { owner: local.owner(), filter: &filter, ..CopyOptions::default() };
+    let (owner, source_modes) = (local.owner(), local.modes());
+    let options = CopyOptions { owner, source_modes, filter: &filter, ..CopyOptions::default() };
     let tree = scratch.tree()?;
     copy_tree(local.tree(), &path, &tree, dest, &options)?;
     // What is copied into a folder leaves its mode; a mounted folder has that of its source.

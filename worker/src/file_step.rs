@@ -12,7 +12,7 @@ use crate::view::View;
 use kiln_snapshotter::components;
 use kiln_snapshotter::{
     Active, CommitOptions, CopyOptions, ExtractOptions, ModeChange, Mount as Overlay, NodeType,
-    SnapshotError, SnapshotId, Tree, Verdict, copy_tree, extract_archive,
+    SnapshotError, SnapshotId, SourceModes, Tree, Verdict, copy_tree, extract_archive,
 };
 use kiln_solver::{Chown, CopyAction, FileActionKind, FileInput, FileOp, Principal, VertexId};
 use std::io::Read;
@@ -183,9 +183,9 @@ impl Source {
 
 fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), WorkerError> {
     let work = place.work;
-    let local_owner = match &source.tree {
-        SourceTree::Local(local) => local.owner(),
-        SourceTree::Mounted(_) => None,
+    let (local_owner, source_modes) = match &source.tree {
+        SourceTree::Local(local) => (local.owner(), local.modes()),
+        SourceTree::Mounted(_) => (None, SourceModes::Exact),
     };
     let asked = owner_ids(place, copy.owner.as_ref())?;
     let mode = match &copy.mode {
@@ -214,6 +214,7 @@ fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), 
         };
         let options = CopyOptions {
             owner: asked.or(local_owner),
+            source_modes,
             mode: mode.as_ref(),
             filter: &verdict,
             ..CopyOptions::default()

@@ -42,6 +42,7 @@ pub use image_name::{ImageName, ImageNameError};
 pub use images::{Image, NamedImages};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
+pub use kiln_snapshotter::SourceModes;
 pub use kiln_solver::Definition;
 pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;

@@ -4,7 +4,7 @@
 use crate::WorkerError;
 use crate::memo::Memo;
 use kiln_oci::{Digest, Hasher};
-use kiln_snapshotter::{NodeStat, NodeType, SnapshotError, Tree};
+use kiln_snapshotter::{NodeStat, NodeType, SnapshotError, SourceModes, Tree};
 use kiln_solver::pattern::{Matched, PatternList};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,21 +19,23 @@ pub(crate) struct LocalSource {
     patterns: Vec<String>,
     memo: Memo,
     keeps_owners: bool,
+    modes: SourceModes,
 }
 
 impl LocalSource {
     /// Opens the folder at `path`; what `excludes` match is not in it. `keeps_owners` is for a folder that
-    /// was unpacked from an archive, which has owners of its own.
+    /// was unpacked from an archive, which has owners of its own. Modes are seen as `modes` says.
     pub fn open(
         path: &Path,
         excludes: &[String],
         memo: Memo,
         keeps_owners: bool,
+        modes: SourceModes,
     ) -> Result<LocalSource, WorkerError> {
         let patterns = excludes.to_vec();
         let excludes = PatternList::parse(excludes).map_err(|e| WorkerError::Copy(e.into()))?;
         let path = path.to_owned();
-        Ok(LocalSource { tree: Tree::open(&path)?, path, excludes, patterns, memo, keeps_owners })
+        Ok(LocalSource { tree: Tree::open(&path)?, path, excludes, patterns, memo, keeps_owners, modes })
     }
 
     /// The files of a step that is going on, none of them ignored.
@@ -45,6 +47,7 @@ impl LocalSource {
             patterns: Vec::new(),
             memo: Memo::default(),
             keeps_owners: true,
+            modes: SourceModes::Exact,
         }
     }
 
@@ -56,6 +59,11 @@ impl LocalSource {
     /// The owner of what is copied from it: root, or none where files keep their own.
     pub fn owner(&self) -> Option<(u32, u32)> {
         (!self.keeps_owners).then_some((0, 0))
+    }
+
+    /// How its files' modes are seen, which a copy of them must do alike.
+    pub fn modes(&self) -> SourceModes {
+        self.modes
     }
 
     /// Its files.
@@ -106,15 +114,20 @@ impl LocalSource {
     pub fn stat(&self, path: &[u8]) -> Result<Option<NodeStat>, WorkerError> {
         match self.tree.stat(path, false) {
             Ok(stat) if self.is_ignored(path, stat.kind == NodeType::Directory) => Ok(None),
-            Ok(stat) => Ok(Some(stat)),
+            Ok(stat) => Ok(Some(self.seen(stat))),
             Err(SnapshotError::NotFound(_)) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
 
+    fn seen(&self, stat: NodeStat) -> NodeStat {
+        NodeStat { mode: self.modes.of(stat.mode, stat.kind), ..stat }
+    }
+
     /// What is in the folder at `path` and not ignored, by name.
     pub fn scan(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, NodeStat)>, WorkerError> {
         let mut entries = self.tree.scan(path)?;
+        entries.iter_mut().for_each(|(_, stat)| *stat = self.seen(*stat));
         if !self.excludes.is_empty() {
             entries.retain(|(name, stat)| {
                 !self.is_ignored(&joined(path, name), stat.kind == NodeType::Directory)

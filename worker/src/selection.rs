@@ -275,6 +275,7 @@ mod tests {
     use super::*;
     use crate::local::LocalSource;
     use crate::memo::Memo;
+    use kiln_snapshotter::SourceModes;
     use std::sync::Arc;
 
     fn view(files: &[&str], excludes: &[&str]) -> (tempfile::TempDir, View) {
@@ -285,7 +286,7 @@ mod tests {
             assert!(std::fs::write(path, file).is_ok());
         }
         let excludes: Vec<String> = excludes.iter().map(|s| (*s).to_owned()).collect();
-        let local = LocalSource::open(folder.path(), &excludes, Memo::default(), false)
+        let local = LocalSource::open(folder.path(), &excludes, Memo::default(), false, SourceModes::Exact)
             .unwrap_or_else(|e| panic!("{e}"));
         (folder, View::Local(Arc::new(local)))
     }

@@ -18,7 +18,9 @@ use crate::store::{Store, now_s, private_folder};
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Platform, Reference};
 use kiln_registry::Client;
 use kiln_runner::CancelToken;
-use kiln_snapshotter::{CopyOptions, ExtractOptions, NodeType, Tree, Verdict, copy_tree, extract_archive};
+use kiln_snapshotter::{
+    CopyOptions, ExtractOptions, NodeType, SourceModes, Tree, Verdict, copy_tree, extract_archive,
+};
 use kiln_solver::{Definition, Edge, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -45,6 +47,8 @@ pub struct LocalFolder {
     pub path: PathBuf,
     /// Whether its files' owners count: only where an archive brought them.
     pub keeps_owners: bool,
+    /// How its files' modes are seen.
+    pub modes: SourceModes,
 }
 
 /// All that a build is made from.
@@ -72,6 +76,9 @@ pub struct BuildRequest {
     pub shm_size_bytes: u64,
     /// Empties the cache mounts that the build uses.
     pub empty_caches: bool,
+    /// Reads every file of the contexts, whatever is remembered of its digest; what is read is remembered
+    /// anew. Layers of known steps are taken as they are.
+    pub verify_cache: bool,
     /// Annotations of the result's documents.
     pub annotations: Vec<Annotation>,
     /// Where the result goes.
@@ -112,6 +119,7 @@ impl BuildRequest {
             jobs: 1,
             shm_size_bytes: 0,
             empty_caches: false,
+            verify_cache: false,
             annotations: Vec::new(),
             outputs: Vec::new(),
             cache_imports: Vec::new(),

@@ -36,6 +36,7 @@ pub(super) fn request(
         jobs: args.jobs.map_or(cores * JOBS_PER_CORE, usize::from),
         shm_size_bytes: u64::try_from(options.shm_size_bytes).unwrap_or_default(),
         empty_caches: args.no_cache,
+        verify_cache: args.verify_cache,
         annotations: annotations(&args.annotation, options.multi_platform)?,
         outputs,
         cache_imports: Vec::new(),

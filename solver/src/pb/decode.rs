@@ -5,7 +5,7 @@ mod exec;
 mod file;
 
 use super::encode::NOTHING;
-use super::{NAME, PROXY, PbError, STAGE, messages as pb};
+use super::{MAX_AGE, NAME, PROXY, PbError, STAGE, messages as pb};
 use crate::definition::{Definition, Edge, ExecOp, Metadata, Op, SourceOp, Vertex, VertexId};
 use kiln_oci::{Digest, Platform};
 use std::collections::HashMap;
@@ -213,6 +213,8 @@ impl Reader {
             lines,
             stage: text(STAGE).unwrap_or_default(),
             ignore_cache: said.is_some_and(|metadata| metadata.ignore_cache),
+            // One that can't be read is none: what would follow is only that more is known.
+            max_age_s: text(MAX_AGE).and_then(|age| age.parse().ok()),
         })
     }
 

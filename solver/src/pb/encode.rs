@@ -1,7 +1,7 @@
 //! From a definition to its message. Every structure is taken apart field by field, so that a new field
 //! can't be left out. It does not know what ops mean.
 
-use super::{NAME, PROXY, STAGE, SourceFile, caps, messages as pb};
+use super::{MAX_AGE, NAME, PROXY, STAGE, SourceFile, caps, messages as pb};
 use crate::definition::{
     CacheSharing, CdiDevice, Chown, CopyAction, Definition, Edge, ExecMeta, ExecOp, FileAction,
     FileActionKind, FileInput, FileOp, Metadata, Mount, MountKind, NetworkMode, Op, Principal, SecretEnv,
@@ -63,11 +63,11 @@ impl Writer {
         let bytes = message.encode_to_vec();
         let digest = Digest::of(&bytes).to_string();
         self.digests.push(digest.clone());
-        let Metadata { name, lines, stage, ignore_cache } = metadata;
+        let Metadata { name, lines, stage, ignore_cache, max_age_s } = metadata;
         match self.out.metadata.entry(digest.clone()) {
             Entry::Occupied(mut known) => known.get_mut().ignore_cache |= ignore_cache,
             Entry::Vacant(new) => {
-                let description = description(name, stage, kind);
+                let description = description(name, stage, *max_age_s, kind);
                 let caps = caps::of_op(kind);
                 new.insert(pb::OpMetadata {
                     ignore_cache: *ignore_cache,
@@ -111,13 +111,14 @@ fn range(first: u32, last: u32) -> pb::Range {
     pb::Range { start: Some(position(first)), end: Some(position(last)) }
 }
 
-fn description(name: &str, stage: &str, op: &Op) -> BTreeMap<String, String> {
+fn description(name: &str, stage: &str, max_age_s: Option<u64>, op: &Op) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     for (key, value) in [(NAME, name), (STAGE, stage)] {
         if !value.is_empty() {
             out.insert(key.to_owned(), value.to_owned());
         }
     }
+    out.extend(max_age_s.map(|age| (MAX_AGE.to_owned(), age.to_string())));
     if let Op::Exec(exec) = op {
         let proxies = &exec.meta.proxy_env;
         if *proxies != proxy_pairs(&proxy_env(proxies).unwrap_or_default()) {

@@ -47,6 +47,7 @@ fn everything() -> Definition {
             lines: vec![(1, 1), (3, 4)],
             stage: text("base"),
             ignore_cache: true,
+            max_age_s: None,
         },
         ..vertex(image, Vec::new(), Some(arm.clone()), "")
     };

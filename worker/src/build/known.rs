@@ -6,6 +6,7 @@ use crate::WorkerError;
 use crate::cache::SharedHit;
 use crate::layer::{Layer, Stack};
 use crate::progress::Progress;
+use crate::store::now_s;
 use kiln_solver::{CacheKey, Event, VertexId, bases};
 use std::sync::{Arc, PoisonError};
 
@@ -22,12 +23,25 @@ pub(super) enum Known {
 pub(crate) type Added = Vec<Vec<Arc<Layer>>>;
 
 impl Build<'_> {
-    /// What the store, or else a shared cache, knows under a key.
-    pub(super) fn known(&self, key: &CacheKey) -> Result<Option<Known>, WorkerError> {
-        if let Some(outputs) = self.record(key)? {
+    /// What the store, or else a shared cache, knows under a key, if it is not older than it may be.
+    pub(super) fn known(&self, key: &CacheKey, max_age_s: Option<u64>) -> Result<Option<Known>, WorkerError> {
+        if let Some(outputs) = self.young_record(key, max_age_s)? {
             return Ok(Some(Known::Here(outputs)));
         }
-        Ok(self.imports.look_up(key, self.progress)?.map(Known::Shared))
+        let hit = self.imports.look_up(key, self.progress)?;
+        Ok(hit.filter(|hit| is_young(Some(hit.record.made_s), max_age_s)).map(Known::Shared))
+    }
+
+    /// The same of the store alone.
+    pub(super) fn young_record(
+        &self,
+        key: &CacheKey,
+        max_age_s: Option<u64>,
+    ) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
+        if max_age_s.is_some() && !is_young(self.store.meta.record_made_s(key)?, max_age_s) {
+            return Ok(None);
+        }
+        self.record(key)
     }
 
     /// A record all of whose layers are still here.
@@ -46,16 +60,17 @@ impl Build<'_> {
         vertex: VertexId,
         key: &CacheKey,
         alias: Option<&CacheKey>,
+        max_age_s: Option<u64>,
     ) -> Result<Event, WorkerError> {
-        let known = self.known(key)?;
-        if let (Some(Known::Here(outputs)), Some(alias)) = (&known, alias) {
-            self.store.meta.add_record(&[*alias], outputs)?;
+        let known = self.known(key, max_age_s)?;
+        if let (Some(Known::Here(_)), Some(alias)) = (&known, alias) {
+            self.store.meta.alias_record(key, alias)?;
         }
         Ok(Event::Found { vertex, hit: known.is_some() })
     }
 
     pub(super) fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
-        let Some(known) = self.known(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
+        let Some(known) = self.known(key, None)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
         let added = match &known {
             Known::Here(outputs) => self.layers_of(outputs)?,
             Known::Shared(hit) => shared_layers(hit),
@@ -91,6 +106,14 @@ impl Build<'_> {
         self.share(vertex);
         Ok(contents)
     }
+}
+
+/// Whether what was made then is not older than it may be. What is from the future is too old: its time can't be
+/// trusted.
+fn is_young(made_s: Option<i64>, max_age_s: Option<u64>) -> bool {
+    let Some(limit) = max_age_s else { return true };
+    let age = made_s.and_then(|made_s| u64::try_from(now_s() - made_s).ok());
+    age.is_some_and(|age| age <= limit)
 }
 
 /// What a shared cache says that a step added.

@@ -54,7 +54,7 @@ impl Build<'_> {
             let known = self.added.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
             let added = match known {
                 Some(added) => added,
-                None => match self.known(key)? {
+                None => match self.known(key, None)? {
                     Some(Known::Here(outputs)) => self.layers_of(&outputs)?,
                     Some(Known::Shared(hit)) => shared_layers(&hit),
                     None => continue,
@@ -89,7 +89,9 @@ impl Build<'_> {
         keys.dedup();
         let took = self.took.lock().unwrap_or_else(PoisonError::into_inner).get(&vertex).copied();
         let of_record = record.map_or(0, |(_, record)| record.took_ms);
-        let made_s = added.iter().flatten().filter_map(|layer| layer.created_s).max();
+        // A step that made again what it made before keeps its old layer, but is known since now.
+        let known_s = self.store.meta.record_made_s(&key)?.or(record.map(|(_, record)| record.made_s));
+        let made_s = known_s.or_else(|| added.iter().flatten().filter_map(|layer| layer.created_s).max());
         Ok(Learnt {
             vertex,
             keys,

@@ -67,7 +67,12 @@ impl Build<'_> {
         Ok(true)
     }
 
-    pub(super) fn run_step(&self, vertex: VertexId, keys: &[CacheKey]) -> Result<Event, WorkerError> {
+    pub(super) fn run_step(
+        &self,
+        vertex: VertexId,
+        keys: &[CacheKey],
+        take: Option<&CacheKey>,
+    ) -> Result<Event, WorkerError> {
         let this = self.vertex(vertex);
         if matches!(this.op, Op::Diff) {
             return self.run_diff(vertex);
@@ -82,8 +87,8 @@ impl Build<'_> {
         }
         // Another process, or another step with the same key, may be at it: then its result is taken.
         let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
-        if !this.metadata.ignore_cache
-            && let Some(outputs) = self.record(&keys[0])?
+        if let Some(take) = take
+            && let Some(outputs) = self.young_record(take, this.metadata.max_age_s)?
         {
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
             let outputs = self.keep_added(vertex, self.layers_of(&outputs)?)?;

@@ -38,6 +38,20 @@ impl Meta {
         Ok(keys.into_iter().map(|key| CacheKey(Digest::from_bytes(key))).collect())
     }
 
+    /// When a record was made, in seconds since 1970.
+    pub fn record_made_s(&self, key: &CacheKey) -> Result<Option<i64>, WorkerError> {
+        let sql = "SELECT made_s FROM record WHERE key = ?1";
+        self.lock().query_row(sql, [key.0.as_bytes()], |r| r.get(0)).optional().map_err(|e| self.fail(e))
+    }
+
+    /// Lets what is known under a key be known under one more. It stays as old as it is.
+    pub fn alias_record(&self, key: &CacheKey, alias: &CacheKey) -> Result<(), WorkerError> {
+        let sql = "INSERT OR REPLACE INTO record (key, outputs, made_s) \
+                   SELECT ?2, outputs, made_s FROM record WHERE key = ?1";
+        let values = [key.0.as_bytes(), alias.0.as_bytes()];
+        self.lock().execute(sql, values).map(drop).map_err(|e| self.fail(e))
+    }
+
     /// Notes what a step added, under all its keys.
     pub fn add_record(&self, keys: &[CacheKey], outputs: &[Vec<i64>]) -> Result<(), WorkerError> {
         let text = serde_json::json!(outputs).to_string();
@@ -83,7 +97,12 @@ mod tests {
         let keys = [CacheKey(Digest::of(b"a")), CacheKey(Digest::of(b"b"))];
         meta.add_record(&keys, &[vec![1, 2], vec![]])?;
         assert_eq!(meta.record(&keys[1])?, Some(vec![vec![1, 2], vec![]]));
-        assert_eq!(meta.record(&CacheKey(Digest::of(b"c")))?, None);
+        let other = CacheKey(Digest::of(b"c"));
+        assert_eq!(meta.record(&other)?, None);
+        meta.lock().execute("UPDATE record SET made_s = 7", []).map_err(|e| meta.fail(e))?;
+        meta.alias_record(&keys[0], &other)?;
+        assert_eq!(meta.record(&other)?, Some(vec![vec![1, 2], vec![]]));
+        assert_eq!(meta.record_made_s(&other)?, Some(7), "one more key makes it no younger");
         Ok(())
     }
 }

@@ -120,8 +120,15 @@ fn platform() -> impl Strategy<Value = Platform> {
 
 fn metadata() -> impl Strategy<Value = Metadata> {
     let line = || 1..=u32::try_from(i32::MAX).expect("positive");
-    (text(), vec((line(), line()), 0..3), text(), any::<bool>())
-        .prop_map(|(name, lines, stage, ignore_cache)| Metadata { name, lines, stage, ignore_cache })
+    (text(), vec((line(), line()), 0..3), text(), any::<bool>(), of(any::<u64>())).prop_map(
+        |(name, lines, stage, ignore_cache, max_age_s)| Metadata {
+            name,
+            lines,
+            stage,
+            ignore_cache,
+            max_age_s,
+        },
+    )
 }
 
 fn exec() -> impl Strategy<Value = Op> {
