@@ -120,7 +120,7 @@ impl State {
                     self.last = 0;
                 }
             }
-            Progress::Transfer(_) => {}
+            Progress::Transfer(_) | Progress::Report(_) => {}
             Progress::Notice { vertex, lines, notice } => {
                 let number = self.head(format!("v{}", vertex.0), "", &mut out);
                 let text = noticed(lines, notice).message;

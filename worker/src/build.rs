@@ -3,10 +3,12 @@
 //! One thread owns the solver. Look-ups are done on it; what may wait (network, processes, hashing) gets
 //! a thread of its own and reports back through one channel. It does not know Dockerfiles.
 
+mod dry;
 mod known;
 mod step;
 
 use crate::cdi::{Device, Granted};
+use crate::explain::{Journal, Listing};
 use crate::images::{Image, Images};
 use crate::layer::Stack;
 use crate::local::LocalSource;
@@ -43,6 +45,8 @@ pub(crate) struct Build<'a> {
     pub request: &'a BuildRequest,
     pub progress: &'a ProgressSink<'a>,
     pub cancel: &'a CancelToken,
+    /// What is noted of the steps, to tell of them at the end.
+    pub journal: Arc<Journal>,
     /// The images that the graph names, by identifier.
     pub known_images: HashMap<String, Arc<Image>>,
     results: Mutex<HashMap<VertexId, Vec<Stack>>>,
@@ -87,6 +91,7 @@ impl<'a> Build<'a> {
             request,
             progress,
             cancel,
+            journal: Arc::default(),
             known_images,
             results: Mutex::default(),
             unrecorded: Mutex::default(),
@@ -98,7 +103,13 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Solves the graph and gives the layers of each target.
+    /// Notes what happens in `journal`.
+    pub fn noted_in(mut self, journal: &Arc<Journal>) -> Build<'a> {
+        self.journal = journal.clone();
+        self
+    }
+
+    /// Solves the graph and gives the layers of each target; nothing in a dry run.
     pub fn run(&self) -> Result<Vec<Stack>, WorkerError> {
         let mut definition = self.request.definition.clone();
         // A step's key has the devices that it gets, and not the names that it asks for.
@@ -112,8 +123,10 @@ impl<'a> Build<'a> {
         let (sender, receiver) = channel();
         let failed = std::thread::scope(|scope| self.drive(scope, &mut solver, &sender, &receiver));
         self.remember_digests();
+        self.journal.solved(solver);
         match failed {
             Some((vertex, error)) => Err(self.explained(vertex, error)),
+            None if self.request.dry_run => Ok(Vec::new()),
             None => {
                 let stack = |edge| self.base(edge);
                 targets.map(|target| target.edge.map_or_else(|| Ok(Stack::default()), stack)).collect()
@@ -232,6 +245,11 @@ impl<'a> Build<'a> {
     }
 
     fn answer(&self, action: &Action) -> Result<Event, WorkerError> {
+        if self.request.dry_run
+            && let Some(event) = self.foreseen(action)?
+        {
+            return Ok(event);
+        }
         match action {
             Action::Identify(vertex) => self.identify(*vertex),
             Action::Select { vertex, input } => {
@@ -240,7 +258,10 @@ impl<'a> Build<'a> {
             }
             Action::LookUp { vertex, key, alias } => {
                 let record = self.record(key)?;
-                if let (Some(record), Some(alias)) = (&record, alias) {
+                if record.is_none() && self.store.meta.record(key)?.is_some() {
+                    self.journal.pruned(*vertex);
+                }
+                if let (Some(record), Some(alias), false) = (&record, alias, self.request.dry_run) {
                     self.store.meta.add_record(&[*alias], record)?;
                 }
                 Ok(Event::Found { vertex: *vertex, hit: record.is_some() })
@@ -288,7 +309,9 @@ impl<'a> Build<'a> {
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         let started = Instant::now();
+        self.journal.begun(vertex);
         let stack = crate::remote::bring(self, source)?;
+        self.journal.done(vertex, &[]);
         self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
         let content = self.keep(vertex, vec![stack])[0];
         Ok(Event::Identified { vertex, key: CacheKey(content.0), content })
@@ -299,14 +322,19 @@ impl<'a> Build<'a> {
         let stack = self.stack(Edge { vertex, output: 0 });
         let started = Instant::now();
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
-        self.images.unpacked(&stack)?;
+        if !self.images.are_here(&stack)? {
+            self.journal.begun(vertex);
+            self.images.unpacked(&stack)?;
+            self.journal.done(vertex, &[]);
+        }
         self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
         Ok(Event::Fetched(vertex))
     }
 
     fn select(&self, vertex: VertexId, input: usize) -> Result<Digest, WorkerError> {
         let view = self.view(self.vertex(vertex).inputs[input])?;
-        let digest = crate::reads::digest(self.vertex(vertex), input, &view)?;
+        let (digest, listing) = crate::reads::digest(self.vertex(vertex), input, &view)?;
+        self.journal.read(vertex, input, digest, listing);
         if matches!(view, View::Local(_)) {
             self.selected.lock().unwrap_or_else(PoisonError::into_inner).insert((vertex, input), digest);
         }
@@ -334,7 +362,7 @@ impl<'a> Build<'a> {
             return Ok(known);
         }
         let mut hasher = Hasher::new();
-        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"")?;
+        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
         hasher.update(b"local\0");
         hasher.update(digest.as_bytes());
         let key = CacheKey(hasher.finish());
@@ -343,7 +371,8 @@ impl<'a> Build<'a> {
             Some(outputs) => outputs,
             None => {
                 let active = crate::exec_step::copy_of_local(self, edge, b"", b"")?;
-                if crate::selection::digest_of_all(&self.view(edge)?, b"")? != digest {
+                let again = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
+                if again != digest {
                     let place = self.view(edge)?.place();
                     return Err(WorkerError::Changing(place));
                 }

@@ -1,5 +1,6 @@
 //! What a build tells while it goes on. It does not know terminals.
 
+use crate::report::BuildReport;
 use kiln_oci::Digest;
 use kiln_runner::LogLine;
 use kiln_solver::VertexId;
@@ -52,6 +53,8 @@ pub enum Progress<'a> {
     },
     /// Bytes of a blob came in.
     Transfer(Transfer<'a>),
+    /// The build is over: all that can be told of it.
+    Report(&'a BuildReport),
     /// A step goes on, but perhaps not as the user thinks.
     Notice {
         /// The step.

@@ -4,12 +4,14 @@ use crate::WorkerError;
 use crate::annotation::Annotation;
 use crate::build::Build;
 use crate::cdi::DeviceAccess;
+use crate::explain::{Journal, Place};
 use crate::export::Exporter;
 use crate::image_name::ImageName;
 use crate::images::{Image, Images, NamedImages};
 use crate::meta::ImageRow;
 use crate::output::{self, Output};
 use crate::progress::{Progress, ProgressSink, Transfer};
+use crate::report::{self, BuildReport};
 use crate::ssh_agent::SshAgent;
 use crate::store::{Store, now_s, private_folder};
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Platform, Reference};
@@ -20,7 +22,7 @@ use kiln_solver::{Definition, Edge, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::runtime::Runtime;
 
 /// The store and the registries of one process.
@@ -73,6 +75,10 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
+    /// Which Dockerfile it is of, to explain its steps.
+    pub place: Place,
+    /// Whether it is only found out what would be done.
+    pub dry_run: bool,
 }
 
 /// An image that a build makes.
@@ -105,6 +111,8 @@ impl BuildRequest {
             empty_caches: false,
             annotations: Vec::new(),
             outputs: Vec::new(),
+            place: Place::default(),
+            dry_run: false,
         }
     }
 }
@@ -201,13 +209,37 @@ impl Worker {
         progress: &ProgressSink<'_>,
         cancel: &CancelToken,
     ) -> Result<BuildResult, WorkerError> {
-        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
+        let journal = Arc::new(Journal::default());
+        let transfer = |t: Transfer<'_>| {
+            journal.transferred(t.digest, t.done_bytes);
+            progress.send(Progress::Transfer(t));
+        };
         let images = self.images(&transfer, cancel)?;
-        let build = Build::new(&self.store, &images, request, progress, cancel);
-        let stacks = build.run()?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
-        let sync = build.made_something();
-        output::write_all(&exporter, request, stacks, sync)
+        let build = Build::new(&self.store, &images, request, progress, cancel).noted_in(&journal);
+        let result = build.run().and_then(|stacks| {
+            if request.dry_run {
+                return Ok(BuildResult::default());
+            }
+            let exporter = Exporter { store: &self.store, images: &images, progress };
+            output::write_all(&exporter, request, stacks, build.made_something())
+        });
+        progress.send(Progress::Report(&build.report(result.as_ref())));
+        result
+    }
+
+    /// The reports of the newest builds, the oldest first.
+    pub fn reports(&self) -> Result<Vec<BuildReport>, WorkerError> {
+        let ids = report::kept_ids(&self.store.root)?;
+        let read = ids.iter().filter_map(|id| report::read(&self.store.root, id).transpose());
+        read.collect()
+    }
+
+    /// The report of a build, or of the last one that has one.
+    pub fn report(&self, id: Option<&str>) -> Result<Option<BuildReport>, WorkerError> {
+        match id {
+            Some(id) => report::read(&self.store.root, id),
+            None => Ok(self.reports()?.pop()),
+        }
     }
 
     /// A folder that is gone when it is dropped, for what is needed during one build.

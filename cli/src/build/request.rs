@@ -38,6 +38,8 @@ pub(super) fn request(
         empty_caches: args.no_cache,
         annotations: annotations(&args.annotation, options.multi_platform)?,
         outputs,
+        place: kiln_worker::Place::default(),
+        dry_run: false,
     })
 }
 

@@ -13,7 +13,11 @@ impl Build<'_> {
     pub(super) fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
         let Some(outputs) = self.store.meta.record(key)? else { return Ok(None) };
         for id in outputs.iter().flatten() {
-            if self.store.meta.layer(*id)?.is_none() {
+            let Some(row) = self.store.meta.layer(*id)? else { return Ok(None) };
+            let snapshot = self.store.root.join("snapshots").join(row.snapshot.to_string());
+            if !snapshot.join("index").exists() {
+                // Somebody removed it by hand: nobody is to count on it.
+                self.store.meta.forget_layer(*id)?;
                 return Ok(None);
             }
         }
@@ -24,6 +28,7 @@ impl Build<'_> {
         let Some(outputs) = self.record(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
         let stacks = self.laid(vertex, &outputs)?;
         let contents = self.keep(vertex, stacks);
+        self.journal.found(vertex, *key);
         self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
         Ok(Event::Loaded { vertex, outputs: Some(contents) })
     }

@@ -85,14 +85,17 @@ impl Build<'_> {
         if !this.metadata.ignore_cache
             && let Some(outputs) = self.record(&keys[0])?
         {
+            self.journal.awaited(vertex, keys[0]);
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
             let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
             return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         let started = Instant::now();
+        self.journal.begun(vertex);
         let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
+        self.journal.done(vertex, &added);
         let stacks = self.laid(vertex, &added)?;
         if changed.is_empty() {
             self.store.meta.add_record(keys, &added)?;
