@@ -26,6 +26,16 @@ pub struct Place {
     pub hidden: Vec<String>,
 }
 
+impl Place {
+    /// The place of that name. Of the values that were given for build arguments those are hidden whose names are
+    /// those of credentials.
+    pub fn new(name: String, args: BTreeSet<String>, given: &[(String, Option<String>)]) -> Place {
+        let hidden = given.iter().filter(|(name, _)| fields::is_credential(name));
+        let hidden = hidden.filter_map(|(_, value)| value.clone()).collect();
+        Place { name, args, hidden }
+    }
+}
+
 /// What is noted of a step.
 #[derive(Clone, Debug, Default)]
 struct Note {
@@ -42,13 +52,16 @@ struct Note {
     layers: Vec<i64>,
 }
 
+/// By step and input: the digest, and what it is of.
+type Listings = HashMap<(VertexId, usize), (Digest, Vec<u8>)>;
+
 /// What is noted while a build goes on.
 #[derive(Debug)]
 pub(crate) struct Journal {
     started: (Instant, SystemTime),
     notes: Mutex<HashMap<VertexId, Note>>,
-    /// What steps read of their inputs: the digest, and what it is of.
-    listings: Mutex<HashMap<(VertexId, usize), (Digest, Vec<u8>)>>,
+    /// What steps read of their inputs.
+    listings: Mutex<Listings>,
     /// How many bytes of each blob came in.
     transfers: Mutex<HashMap<Digest, u64>>,
     solved: OnceLock<Solver>,

@@ -29,7 +29,7 @@ pub(super) fn kept(inputs: &StepInputs<'_>) -> Vec<(String, String)> {
 }
 
 /// Whether a variable's value may be a credential.
-fn is_credential(name: &str) -> bool {
+pub(super) fn is_credential(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     CREDENTIALS.iter().any(|part| name.contains(part))
         || name.split('_').any(|part| part == "KEY" || part == "PASS")

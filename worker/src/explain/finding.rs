@@ -2,13 +2,13 @@
 
 use crate::WorkerError;
 use crate::explain::earlier::{Input, Kept, StepKind};
-use crate::explain::{fields, listing};
+use crate::explain::{Listings, fields, listing};
 use crate::image_name::ImageName;
 use crate::meta::Meta;
 use crate::report::{Outcome, Reason};
 use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// All that a reason may be found in.
 pub(super) struct Finding<'a> {
@@ -18,7 +18,7 @@ pub(super) struct Finding<'a> {
     /// What became of each vertex, and its name as it may be shown.
     pub outcomes: &'a [Outcome],
     pub names: &'a [String],
-    pub listings: &'a HashMap<(VertexId, usize), (Digest, Vec<u8>)>,
+    pub listings: &'a Listings,
 }
 
 impl Finding<'_> {
@@ -36,14 +36,7 @@ impl Finding<'_> {
         if was_pruned {
             return Ok(vec![Reason::Pruned]);
         }
-        let Some((key, earlier)) = earlier else {
-            let again = self.inputs_that_ran(vertex);
-            return Ok(if again.is_empty() {
-                vec![Reason::First]
-            } else {
-                [vec![Reason::First], again].concat()
-            });
-        };
+        let Some((key, earlier)) = earlier else { return Ok(vec![Reason::First]) };
         let mut reasons = fields::differences(&earlier.fields, &now.fields, self.args);
         let inputs = self.solver.definition().vertex(vertex).inputs.clone();
         if now.chain.len() != earlier.chain.len() {

@@ -4,7 +4,7 @@ use crate::WorkerError;
 use crate::build::Build;
 use crate::explain::earlier::{self, Kept, Slot, StepKind};
 use crate::explain::finding::Finding;
-use crate::explain::{Note, lock};
+use crate::explain::{Listings, Note, lock};
 use crate::meta::{NewSteps, StepRow};
 use crate::report::{BuildReport, BuildStatus, Origin, Outcome, REPORT_SCHEMA, StepReport, Totals};
 use crate::store::now_s;
@@ -19,7 +19,7 @@ struct Telling<'b> {
     build: &'b Build<'b>,
     solver: &'b Solver,
     notes: HashMap<VertexId, Note>,
-    listings: HashMap<(VertexId, usize), (Digest, Vec<u8>)>,
+    listings: Listings,
     transfers: HashMap<Digest, u64>,
     /// By vertex.
     outcomes: Vec<Outcome>,
