@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Tag(TagArgs),
     /// Take a name away from an image
     Rmi(RmiArgs),
+    /// Show why the steps of an earlier build ran, or did not
+    Explain(ExplainArgs),
     /// Show what kiln makes of a Dockerfile before it builds
     Debug {
         #[command(subcommand)]
@@ -208,6 +210,15 @@ pub(crate) struct BuildArgs {
     /// A folder of device specifications (CDI) [default: /etc/cdi and /var/run/cdi]
     #[arg(long, value_name = "DIR")]
     pub cdi_spec_dir: Vec<PathBuf>,
+    /// Say why each step ran, or did not, once the build is over
+    #[arg(long)]
+    pub explain: bool,
+    /// Write what became of each step to a JSON file; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long, conflicts_with = "check")]
+    pub dry_run: bool,
     /// Look for mistakes and bad habits, and build nothing
     #[arg(long)]
     pub check: bool,
@@ -308,6 +319,16 @@ fn without(value: &str) -> Result<String, &'static str> {
         "false" | "0" => Ok(value.to_owned()),
         _ => Err("attestations are not made yet; leave it out, or say false"),
     }
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ExplainArgs {
+    /// The build's id, or ls to list the builds [default: the last build]
+    #[arg(value_name = "BUILD")]
+    pub build: Option<String>,
+    /// text, or json as --report writes it
+    #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+    pub format: String,
 }
 
 #[derive(Debug, Parser)]

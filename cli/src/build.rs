@@ -21,19 +21,32 @@ use crate::failure;
 use crate::outputs;
 use crate::plain::Plain;
 use crate::render::{self, Source};
+use crate::report::{self, Report};
 use crate::stderr::say;
 use graph::Graph;
 use kiln_frontend::{BuildOptions, EpochSource, ImageRequest, LowerError, Lowered};
 use kiln_grammar::{Diagnostic, Parse, Severity, Span};
-use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Progress, ProgressSink, Worker, WorkerError};
+use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
 
-/// Builds.
+/// Builds, and reports on it however it ends.
 pub(crate) fn run(
     args: BuildArgs,
     open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
     cancel: &CancelToken,
+) -> Result<(), CommandError> {
+    let report = Report::of(&args)?;
+    let ended = build(args, open, cancel, &report);
+    report.ended(ended.as_ref().err())?;
+    ended
+}
+
+fn build(
+    args: BuildArgs,
+    open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
+    cancel: &CancelToken,
+    report: &Report,
 ) -> Result<(), CommandError> {
     let platforms = Platforms::of(&args)?;
     let wanted = outputs::Wanted { push: args.push, load: args.load, is_index: platforms.is_index };
@@ -82,7 +95,8 @@ pub(crate) fn run(
     }
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
-    let request = request::request(&args, graph, resolver.images, folders, outputs, &options)?;
+    let place = report::place(&args, &parse, &options);
+    let request = request::request(&args, graph, resolver.images, folders, outputs, (&options, place))?;
     let request = BuildRequest { cache_imports: imports, cache_exports: exports, ..request };
     let told = failure::Told {
         source,
@@ -91,9 +105,12 @@ pub(crate) fn run(
         ignore: &inputs.ignore.patterns,
     };
     let plain = Plain::new(quiet || args.progress == ProgressMode::None);
-    let show = |p: Progress<'_>| plain.show(p);
-    let result =
-        worker.build(&request, &ProgressSink::new(&show), cancel).map_err(|e| failure::of_step(e, told))?;
+    let result = report.watch(&plain, |sink| worker.build(&request, sink, cancel));
+    report.tell(quiet)?;
+    let result = result.map_err(|e| failure::of_step(e, told))?;
+    if args.dry_run {
+        return Ok(());
+    }
     warnings.extend(plain.notices().iter().map(|noticed| failure::of_notice(noticed, told)));
     failure::tell_of_unused(&unused);
     failure::tell_of_frontend(&options);

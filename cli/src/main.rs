@@ -8,12 +8,14 @@ mod check;
 mod contexts;
 mod debug;
 mod error;
+mod explain;
 mod failure;
 mod images;
 mod interrupt;
 mod outputs;
 mod plain;
 mod render;
+mod report;
 mod stderr;
 
 use crate::args::{Args, Command};
@@ -60,6 +62,7 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Inspect(args) => images::inspect(&open(&[])?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
+        Command::Explain(args) => explain::run(&open(&[])?, &args),
         Command::Debug { what } => debug::run(what, open),
     }
 }

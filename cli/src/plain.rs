@@ -120,7 +120,7 @@ impl State {
                     self.last = 0;
                 }
             }
-            Progress::Transfer(_) => {}
+            Progress::Transfer(_) | Progress::Report(_) => {}
             Progress::Cache { place, trouble } => {
                 self.last = 0;
                 out.extend_from_slice(format!("WARNING: {}\n\n", cache_words(place, trouble)).as_bytes());

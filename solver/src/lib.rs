@@ -18,5 +18,5 @@ pub use definition::{
 };
 pub use env::Env;
 pub use machine::Solver;
-pub use protocol::{Action, Event, Progress};
+pub use protocol::{Action, Event, Foresight, Progress};
 pub use reads::bases;

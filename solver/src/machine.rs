@@ -12,11 +12,15 @@
 //!                      Preparing (files of all inputs) ─► Ready ─► Running ─► Done
 //! Idle ─► Identifying ─► Identified ─ result wanted ─► Done ─ files wanted ─► Fetching ─► Done   (a source)
 //! ```
+//! In a dry run a vertex may end as `Foreseen` instead of `Done`: what it makes is not known, and what is built on it
+//! is looked up by its chain key alone.
 //! It does no I/O: [`Solver::next`] gives an action as plain data, [`Solver::apply`] takes what came of it.
+
+mod foresee;
 
 use crate::cache_key::{CacheKey, ContentId, InputKey, StepInputs};
 use crate::definition::{Definition, Edge, Op, VertexId};
-use crate::protocol::{Action, Event, Progress};
+use crate::protocol::{Action, Event, Foresight, Progress};
 use crate::reads::{bases, is_local, is_selected};
 use kiln_oci::Digest;
 use std::collections::VecDeque;
@@ -89,6 +93,28 @@ enum State {
         outputs: Vec<ContentId>,
         files: bool,
     },
+    /// Only in a dry run. `outputs` is there where the content is known and only the files are not.
+    Foreseen {
+        key: CacheKey,
+        outputs: Vec<ContentId>,
+        how: Foresight,
+    },
+}
+
+/// Whether what is wanted of a vertex is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    Here,
+    /// It never will be in this run, which is a dry one.
+    Foreseen,
+    Awaited,
+}
+
+/// By what the inputs of a vertex went into its keys.
+#[derive(Clone, Debug, Default)]
+struct KeyedBy {
+    chain: Vec<InputKey>,
+    content: Vec<InputKey>,
 }
 
 /// Solves one definition.
@@ -97,6 +123,7 @@ pub struct Solver {
     definition: Definition,
     states: Vec<State>,
     wants: Vec<Want>,
+    keyed_by: Vec<KeyedBy>,
     dependants: Vec<Vec<VertexId>>,
     /// Whether what is known of a vertex by how it is made may be stale: it is to be done anew, or what it
     /// is made of is or may be, as its result may be too old.
@@ -141,6 +168,7 @@ impl Solver {
             definition,
             states: vec![State::Idle; count],
             wants: vec![Want::Nothing; count],
+            keyed_by: vec![KeyedBy::default(); count],
             dependants,
             anew,
             actions: VecDeque::new(),
@@ -167,14 +195,6 @@ impl Solver {
     /// The graph that it solves.
     pub fn definition(&self) -> &Definition {
         &self.definition
-    }
-
-    /// The key of a vertex by how it is made, as soon as that is known.
-    pub fn key(&self, vertex: VertexId) -> Option<CacheKey> {
-        match self.chain_key(&Edge { vertex, output: 0 }) {
-            Some(InputKey::Chain(key, _)) => Some(key),
-            _ => None,
-        }
     }
 
     /// The next thing to do, or `None` if there is nothing until an event comes in.
@@ -233,6 +253,7 @@ impl Solver {
                 }
             }
             Event::Remembered(_) => {}
+            Event::Foreseen(vertex) => self.foresee(vertex),
             Event::Failed(vertex) => {
                 if matches!(self.states[vertex.index()], State::Running { .. }) {
                     self.running -= 1;
@@ -245,7 +266,9 @@ impl Solver {
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        let is_done = |edge: &Edge| matches!(self.states[edge.vertex.index()], State::Done { .. });
+        let is_done = |edge: &Edge| {
+            matches!(self.states[edge.vertex.index()], State::Done { .. } | State::Foreseen { .. })
+        };
         match self.failed {
             Some(vertex) if self.outstanding == 0 => Progress::Failed(vertex),
             None if self.targets.iter().all(is_done) => Progress::Done,
@@ -263,9 +286,9 @@ impl Solver {
     /// The content of an output, once its vertex is done.
     pub fn content(&self, edge: Edge) -> Option<ContentId> {
         match &self.states[edge.vertex.index()] {
-            State::Done { outputs, .. } | State::Fetching { outputs, .. } => {
-                outputs.get(edge.output as usize).copied()
-            }
+            State::Done { outputs, .. }
+            | State::Fetching { outputs, .. }
+            | State::Foreseen { outputs, .. } => outputs.get(edge.output as usize).copied(),
             State::Identified { content, .. } => Some(*content),
             _ => None,
         }
@@ -281,6 +304,7 @@ impl Solver {
         });
         let inputs = known.collect::<Option<Vec<InputKey>>>()?;
         let key = StepInputs { op: &this.op, platform: this.platform.as_ref(), inputs: &inputs }.key();
+        self.keyed_by[vertex.index()].chain = inputs;
         self.actions.push_back(Action::Remember { vertex, key });
         let mut stale = self.dependants[vertex.index()].clone();
         while let Some(dependant) = stale.pop() {
@@ -335,7 +359,7 @@ impl Solver {
         self.touched.push(vertex);
         let wakes = matches!(
             self.states[vertex.index()],
-            State::Identified { .. } | State::Keyed { .. } | State::Done { .. }
+            State::Identified { .. } | State::Keyed { .. } | State::Done { .. } | State::Foreseen { .. }
         );
         if wakes {
             self.touched.extend_from_slice(&self.dependants[vertex.index()]);
@@ -413,6 +437,7 @@ impl Solver {
             | State::Hit { key, .. }
             | State::Loading { key, .. }
             | State::Fetching { key, .. }
+            | State::Foreseen { key, .. }
             | State::Done { key: Some(key), .. } => *key,
             State::LookingUpContent { keys } => keys[0],
             State::Preparing { keys } | State::Ready { keys } => keys[0],
@@ -432,18 +457,22 @@ impl Solver {
         });
         let Some(inputs) = known.collect::<Option<Vec<InputKey>>>() else { return };
         let key = StepInputs { op: &this.op, platform: this.platform.as_ref(), inputs: &inputs }.key();
+        self.keyed_by[vertex.index()].chain.clone_from(&inputs);
         self.set(vertex, State::Keyed { key, inputs });
     }
 
     fn try_look_up(&mut self, vertex: VertexId) {
-        let known = self.bases_known(vertex);
+        let bases = self.bases_standing(vertex);
         let this = self.definition.vertex(vertex);
         let State::Keyed { key, inputs } = &self.states[vertex.index()] else { return };
         let (key, inputs) = (*key, inputs.clone());
         if matches!(this.op, Op::Merge) {
             // Laying layers over each other is cheaper than looking for somebody who did.
-            if known {
-                self.set(vertex, State::Ready { keys: vec![key] });
+            let (outputs, how) = (Vec::new(), Foresight::Perhaps);
+            match bases {
+                Standing::Here => self.set(vertex, State::Ready { keys: vec![key] }),
+                Standing::Foreseen => self.set(vertex, State::Foreseen { key, outputs, how }),
+                Standing::Awaited => {}
             }
         } else if self.anew[vertex.index()] {
             self.set(vertex, State::Gathering { key, inputs });
@@ -455,41 +484,54 @@ impl Solver {
     }
 
     /// Wants the results of what the vertex is built on; whether they are there.
-    fn bases_known(&mut self, vertex: VertexId) -> bool {
-        let mut known = true;
+    fn bases_standing(&mut self, vertex: VertexId) -> Standing {
+        let mut all = Standing::Here;
         for base in bases(&self.definition, vertex) {
             self.want(base.vertex, Want::Result);
-            known &= self.has(base.vertex, Want::Result);
+            all = all.max(self.standing(base.vertex, Want::Result));
         }
-        known
+        all
     }
 
     fn try_load(&mut self, vertex: VertexId) {
-        if !self.bases_known(vertex) {
-            return;
-        }
+        let bases = self.bases_standing(vertex);
         let State::Hit { key, found, otherwise } = &self.states[vertex.index()] else { return };
-        let action = Action::Load { vertex, key: *found };
-        let loading = State::Loading { key: *key, otherwise: otherwise.clone() };
-        self.actions.push_back(action);
-        self.set(vertex, loading);
+        match bases {
+            Standing::Awaited => {}
+            Standing::Foreseen => {
+                let (outputs, how) = (Vec::new(), Foresight::Known);
+                let foreseen = State::Foreseen { key: *key, outputs, how };
+                self.set(vertex, foreseen);
+            }
+            Standing::Here => {
+                let action = Action::Load { vertex, key: *found };
+                let loading = State::Loading { key: *key, otherwise: otherwise.clone() };
+                self.actions.push_back(action);
+                self.set(vertex, loading);
+            }
+        }
     }
 
     fn try_gather(&mut self, vertex: VertexId) {
         let this = self.definition.vertex(vertex);
         let edges = this.inputs.clone();
         let selects: Vec<bool> = (0..edges.len()).map(|i| is_selected(&self.definition, vertex, i)).collect();
-        let mut complete = true;
+        let mut all = Standing::Here;
         for (edge, selected) in edges.iter().zip(&selects) {
             let want = if *selected { Want::Files } else { Want::Result };
             self.want(edge.vertex, want);
-            complete &= self.has(edge.vertex, want);
-        }
-        if !complete {
-            return;
+            all = all.max(self.standing(edge.vertex, want));
         }
         let State::Gathering { key, inputs } = &self.states[vertex.index()] else { return };
         let (key, chain) = (*key, inputs.clone());
+        match all {
+            Standing::Awaited => return,
+            Standing::Foreseen => {
+                let how = self.foresight_of_gathered(vertex);
+                return self.set(vertex, State::Foreseen { key, outputs: Vec::new(), how });
+            }
+            Standing::Here => {}
+        }
         let mut inputs = Vec::with_capacity(edges.len());
         for (i, edge) in edges.iter().enumerate() {
             inputs.push(match (chain[i], selects[i]) {
@@ -509,6 +551,7 @@ impl Solver {
         let Some(inputs) = inputs.iter().copied().collect::<Option<Vec<InputKey>>>() else { return };
         let (first, this) = (*key, self.definition.vertex(vertex));
         let key = StepInputs { op: &this.op, platform: this.platform.as_ref(), inputs: &inputs }.key();
+        self.keyed_by[vertex.index()].content = inputs;
         if this.metadata.ignore_cache {
             return self.set(vertex, State::Preparing { keys: vec![first, key] });
         }
@@ -519,24 +562,30 @@ impl Solver {
 
     fn try_prepare(&mut self, vertex: VertexId) {
         let edges = self.definition.vertex(vertex).inputs.clone();
-        let mut complete = true;
+        let mut all = Standing::Here;
         for edge in edges {
             self.want(edge.vertex, Want::Files);
-            complete &= self.has(edge.vertex, Want::Files);
+            all = all.max(self.standing(edge.vertex, Want::Files));
         }
         let State::Preparing { keys } = &self.states[vertex.index()] else { return };
-        if complete {
+        // In a dry run nobody reads the files.
+        if all != Standing::Awaited {
             let ready = State::Ready { keys: keys.clone() };
             self.set(vertex, ready);
         }
     }
 
-    fn has(&self, vertex: VertexId, want: Want) -> bool {
-        match &self.states[vertex.index()] {
+    fn standing(&self, vertex: VertexId, want: Want) -> Standing {
+        let here = match &self.states[vertex.index()] {
             State::Done { files, .. } => *files || want < Want::Files,
             State::Fetching { .. } => want < Want::Files,
+            State::Foreseen { outputs, .. } if outputs.is_empty() || want >= Want::Files => {
+                return Standing::Foreseen;
+            }
+            State::Foreseen { .. } => true,
             _ => false,
-        }
+        };
+        if here { Standing::Here } else { Standing::Awaited }
     }
 }
 

@@ -23,6 +23,19 @@ struct World {
     /// The time, and when records were made.
     now_s: u64,
     made_s: HashMap<CacheKey, u64>,
+    /// Vertices whose files can't be looked into in a dry run.
+    missing_files: BTreeSet<String>,
+}
+
+/// An order of answers, as Knuth's linear congruential generator gives it.
+struct Order(u64);
+
+impl Order {
+    fn take<T>(&mut self, pending: &mut Vec<T>) -> Option<T> {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let count = pending.len();
+        (count > 0).then(|| pending.swap_remove((self.0 >> 33) as usize % count))
+    }
 }
 
 fn digest(text: &str) -> Digest {
@@ -146,6 +159,42 @@ impl World {
                 Event::Ran { vertex, outputs, changed: changed.into_iter().collect() }
             }
         }
+    }
+
+    /// Answers as in a dry run: nothing is run or fetched, and only the user's folders and results that are
+    /// known can be looked into.
+    fn foresee(&mut self, solver: &Solver, action: Action) -> Event {
+        let graph = solver.definition();
+        match action {
+            Action::Run { vertex, .. } | Action::Fetch(vertex) => Event::Foreseen(vertex),
+            Action::Select { vertex, input } => {
+                let source = graph.vertex(vertex).inputs[input].vertex;
+                match self.missing_files.contains(&Self::name(graph, source)) {
+                    true => Event::Foreseen(vertex),
+                    false => self.answer(solver, Action::Select { vertex, input }),
+                }
+            }
+            other => self.answer(solver, other),
+        }
+    }
+
+    /// What a dry run foresees, by name; what it does not name would not be done.
+    fn dry(&mut self, graph: &Graph, target: VertexId, seed: u64) -> BTreeMap<String, Foresight> {
+        let mut definition = graph.0.clone();
+        definition.target = Some(Edge { vertex: target, output: 0 });
+        let mut solver = Solver::new(definition, 4);
+        let before = self.records.clone();
+        let (mut pending, mut order) = (Vec::new(), Order(seed));
+        loop {
+            pending.extend(std::iter::from_fn(|| solver.next_action()));
+            let Some(action) = order.take(&mut pending) else { break };
+            let event = self.foresee(&solver, action);
+            solver.apply(event);
+        }
+        assert_eq!(solver.progress(), Progress::Done, "order {seed}");
+        assert_eq!(self.records.keys().count(), before.keys().count(), "nothing is made");
+        let all = (0..graph.0.vertices().len()).map(|i| VertexId(i as u32));
+        all.filter_map(|v| Some((Self::name(&graph.0, v), solver.foresight(v)?))).collect()
     }
 
     /// Solves; all actions that are given at once count as done at once. Gives the log.
@@ -415,11 +464,11 @@ fn a_thousand_vertices_are_solved_at_once() {
 }
 
 /// Solves with the answers in an order that a number chooses; whether it came to its end.
-fn ends_in_some_order(graph: &Graph, target: VertexId, mut seed: u64) -> bool {
+fn ends_in_some_order(graph: &Graph, target: VertexId, seed: u64) -> bool {
     let mut definition = graph.0.clone();
     definition.target = Some(Edge { vertex: target, output: 0 });
     let mut solver = Solver::new(definition, 4);
-    let (mut world, mut pending) = (World::default(), Vec::new());
+    let (mut world, mut pending, mut order) = (World::default(), Vec::new(), Order(seed));
     loop {
         while let Some(action) = solver.next_action() {
             pending.push(action);
@@ -429,9 +478,7 @@ fn ends_in_some_order(graph: &Graph, target: VertexId, mut seed: u64) -> bool {
             Progress::Waiting if !solver.is_stuck() => {}
             _ => return false,
         }
-        // Numbers as Knuth's linear congruential generator gives them.
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let action = pending.swap_remove((seed >> 33) as usize % pending.len());
+        let Some(action) = order.take(&mut pending) else { return false };
         let event = world.answer(&solver, action);
         solver.apply(event);
     }
@@ -450,4 +497,85 @@ fn a_graph_is_solved_in_whatever_order_the_answers_come() {
     for seed in 0..500 {
         assert!(ends_in_some_order(&graph, target, seed), "order {seed}");
     }
+}
+
+/// A graph with all kinds of inputs: the same image is built on and copied from, a stage is copied from.
+fn tangled() -> (Graph, VertexId) {
+    let mut graph = Graph::default();
+    let image = graph.source("docker-image://base");
+    let context = graph.source("local://context");
+    let (a, b) = (graph.run("a", image), graph.run("b", image));
+    let from_image = graph.copy("/x", image, a);
+    let from_stage = graph.copy("/y", b, from_image);
+    let from_context = graph.copy("/z", context, from_stage);
+    let target = graph.run("last", from_context);
+    (graph, target)
+}
+
+#[test]
+fn a_dry_run_foresees_the_same_in_whatever_order_the_answers_come() {
+    use Foresight::{Fetches, Known, Perhaps, Runs};
+    let (graph, target) = tangled();
+    let named = |all: &[(&str, Foresight)]| -> BTreeMap<String, Foresight> {
+        all.iter().map(|(name, how)| ((*name).to_owned(), *how)).collect()
+    };
+    let mut built = World::default();
+    let (progress, _) = built.solve(&graph, target, 4);
+    assert_eq!(progress, Progress::Done);
+    let lost = |what: &[&str]| {
+        let lost: Vec<ContentId> = what.iter().map(|name| built.content(name)).collect();
+        let kept = built.records.iter().filter(|(_, outputs)| !lost.contains(&outputs[0]));
+        kept.map(|(key, outputs)| (*key, outputs.clone())).collect::<HashMap<_, _>>()
+    };
+    for seed in 0..300 {
+        let mut world = World::default();
+        let nothing_known = [
+            ("docker-image://base", Fetches),
+            ("a", Runs),
+            ("b", Runs),
+            ("copy /x", Perhaps),
+            ("copy /y", Perhaps),
+            ("copy /z", Perhaps),
+            ("last", Perhaps),
+        ];
+        assert_eq!(world.dry(&graph, target, seed), named(&nothing_known), "order {seed}");
+        world.records = built.records.clone();
+        assert_eq!(world.dry(&graph, target, seed), BTreeMap::new(), "order {seed}");
+        // What is built on something that is not known any more, but is known itself.
+        world.records = lost(&["a"]);
+        let kept = [
+            ("docker-image://base", Fetches),
+            ("a", Runs),
+            ("copy /x", Known),
+            ("copy /y", Known),
+            ("copy /z", Known),
+            ("last", Known),
+        ];
+        assert_eq!(world.dry(&graph, target, seed), named(&kept), "order {seed}");
+        // A file of the context changed: what is before it is known.
+        world.records = built.records.clone();
+        world.contents.insert("copy /z of local://context".into(), "edited");
+        let edited = [("copy /z", Runs), ("last", Perhaps)];
+        assert_eq!(world.dry(&graph, target, seed), named(&edited), "order {seed}");
+        // The same, where the last step's files can't be looked into.
+        world.records = lost(&["copy /y", "copy /z", "last"]);
+        world.missing_files.insert("b".to_owned());
+        let hidden = [("copy /y", Perhaps), ("copy /z", Perhaps), ("last", Perhaps)];
+        assert_eq!(world.dry(&graph, target, seed), named(&hidden), "order {seed}");
+    }
+}
+
+#[test]
+fn a_dry_run_foresees_that_what_is_done_anew_runs() {
+    let (mut graph, mut world) = (Graph::default(), World::default());
+    let base = graph.source("docker-image://base");
+    let run = graph.run("make", base);
+    world.solve(&graph, run, 4);
+    let mut anew = graph.0.vertex(run).clone();
+    anew.metadata.ignore_cache = true;
+    let anew = graph.0.add(anew);
+    let after = graph.run("after", anew);
+    let foreseen = world.dry(&graph, after, 0);
+    assert_eq!(foreseen["make"], Foresight::Runs);
+    assert_eq!(foreseen["after"], Foresight::Perhaps);
 }

@@ -105,8 +105,24 @@ pub enum Event {
     },
     /// What a vertex made is known under one more key.
     Remembered(VertexId),
+    /// In a dry run: the action (a run, a fetch, a selection, a load) is not done, so that what comes of it
+    /// is not known. What is built on it goes on as far as keys lead.
+    Foreseen(VertexId),
     /// An action on a vertex failed. Nothing new is begun; what runs may end.
     Failed(VertexId),
+}
+
+/// What a dry run foresees of a vertex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foresight {
+    /// Its result is known, but not what it would be laid on.
+    Known,
+    /// It would be done.
+    Runs,
+    /// It would be done, unless what it is made of comes out as it did before.
+    Perhaps,
+    /// What it is is known; its files would be brought here.
+    Fetches,
 }
 
 /// How far the solver is.

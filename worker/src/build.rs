@@ -3,12 +3,14 @@
 //! One thread owns the solver. Look-ups are done on it; what may wait (network, processes, hashing) gets
 //! a thread of its own and reports back through one channel. It does not know Dockerfiles.
 
+mod dry;
 mod known;
 mod sharing;
 mod step;
 
 use crate::cache::{Exports, Imports};
 use crate::cdi::{Device, Granted};
+use crate::explain::{Journal, Listing};
 use crate::images::{Image, Images};
 use crate::layer::Stack;
 use crate::local::LocalSource;
@@ -48,7 +50,9 @@ pub(crate) struct Build<'a> {
     pub cancel: &'a CancelToken,
     /// The shared caches that it reads, and those that it writes.
     pub imports: &'a Imports,
-    exports: &'a Exports,
+    pub exports: &'a Exports,
+    /// What is noted of the steps, to tell of them at the end.
+    pub journal: Arc<Journal>,
     /// The images that the graph names, by identifier.
     pub known_images: HashMap<String, Arc<Image>>,
     results: Mutex<HashMap<VertexId, Vec<Stack>>>,
@@ -102,6 +106,7 @@ impl<'a> Build<'a> {
             cancel,
             imports,
             exports,
+            journal: Arc::default(),
             known_images,
             results: Mutex::default(),
             added: Mutex::default(),
@@ -116,8 +121,14 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Solves the graph and gives the layers of each target. Where a shared cache turns out not to have what it said,
-    /// it is solved again without it: what ran is known by then.
+    /// Notes what happens in `journal`.
+    pub fn noted_in(mut self, journal: &Arc<Journal>) -> Build<'a> {
+        self.journal = journal.clone();
+        self
+    }
+
+    /// Solves the graph and gives the layers of each target; nothing in a dry run. Where a shared cache turns out not
+    /// to have what it said, it is solved again without it: what ran is known by then.
     pub fn run(&self) -> Result<Vec<Stack>, WorkerError> {
         loop {
             match self.solve() {
@@ -141,8 +152,13 @@ impl<'a> Build<'a> {
         let failed = std::thread::scope(|scope| self.drive(scope, &mut solver, &sender, &receiver));
         self.remember_digests();
         self.note_keys(&solver);
+        // A graph that is solved once more is told of then.
+        if !failed.as_ref().is_some_and(|(_, error)| matches!(error, WorkerError::CacheLayer { .. })) {
+            self.journal.solved(solver);
+        }
         match failed {
             Some((vertex, error)) => Err(self.explained(vertex, error)),
+            None if self.request.dry_run => Ok(Vec::new()),
             None => {
                 let stack = |edge| self.base(edge);
                 targets.map(|target| target.edge.map_or_else(|| Ok(Stack::default()), stack)).collect()
@@ -265,6 +281,11 @@ impl<'a> Build<'a> {
     }
 
     fn answer(&self, action: &Action) -> Result<Event, WorkerError> {
+        if self.request.dry_run
+            && let Some(event) = self.foreseen(action)?
+        {
+            return Ok(event);
+        }
         match action {
             Action::Identify(vertex) => self.identify(*vertex),
             Action::Select { vertex, input } => {
@@ -317,7 +338,9 @@ impl<'a> Build<'a> {
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         let started = Instant::now();
+        self.journal.begun(vertex);
         let stack = crate::remote::bring(self, source)?;
+        self.journal.done(vertex, &[]);
         self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
         let content = self.keep(vertex, vec![stack])[0];
         Ok(Event::Identified { vertex, key: CacheKey(content.0), content })
@@ -328,14 +351,19 @@ impl<'a> Build<'a> {
         let stack = self.stack(Edge { vertex, output: 0 });
         let started = Instant::now();
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
-        self.images.unpacked(&stack)?;
+        if !self.images.are_here(&stack)? {
+            self.journal.begun(vertex);
+            self.images.unpacked(&stack)?;
+            self.journal.done(vertex, &[]);
+        }
         self.progress.send(Progress::Done { vertex, name: &this.metadata.name, took: started.elapsed() });
         Ok(Event::Fetched(vertex))
     }
 
     fn select(&self, vertex: VertexId, input: usize) -> Result<Digest, WorkerError> {
         let view = self.view(self.vertex(vertex).inputs[input])?;
-        let digest = crate::reads::digest(self.vertex(vertex), input, &view)?;
+        let (digest, listing) = crate::reads::digest(self.vertex(vertex), input, &view)?;
+        self.journal.read(vertex, input, digest, listing);
         if matches!(view, View::Local(_)) {
             self.selected.lock().unwrap_or_else(PoisonError::into_inner).insert((vertex, input), digest);
         }
@@ -363,7 +391,7 @@ impl<'a> Build<'a> {
             return Ok(known);
         }
         let mut hasher = Hasher::new();
-        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"")?;
+        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
         hasher.update(b"local\0");
         hasher.update(digest.as_bytes());
         let key = CacheKey(hasher.finish());
@@ -372,7 +400,8 @@ impl<'a> Build<'a> {
             Some(outputs) => outputs,
             None => {
                 let active = crate::exec_step::copy_of_local(self, edge, b"", b"")?;
-                if crate::selection::digest_of_all(&self.view(edge)?, b"")? != digest {
+                let again = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
+                if again != digest {
                     let place = self.view(edge)?.place();
                     return Err(WorkerError::Changing(place));
                 }

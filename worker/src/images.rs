@@ -281,6 +281,16 @@ impl Images<'_> {
         Ok(stack.0.iter().filter_map(|l| l.snapshot.get().cloned()).collect())
     }
 
+    /// Whether all layers of a stack are unpacked here.
+    pub fn are_here(&self, stack: &Stack) -> Result<bool, WorkerError> {
+        for (at, layer) in stack.0.iter().enumerate() {
+            if layer.snapshot.get().is_none() && !self.known(stack, at)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn known(&self, stack: &Stack, at: usize) -> Result<bool, WorkerError> {
         let layer = &stack.0[at];
         let Some(row) = self.store.meta.layer_of(&layer.diff_id, &stack.below(at))? else { return Ok(false) };

@@ -10,6 +10,7 @@ mod cdi;
 mod emulation;
 mod error;
 mod exec_step;
+mod explain;
 mod export;
 mod file_step;
 mod image_name;
@@ -23,6 +24,7 @@ mod output;
 mod progress;
 mod reads;
 mod remote;
+mod report;
 mod selection;
 mod ssh_agent;
 mod store;
@@ -38,6 +40,7 @@ pub use cache::{
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
+pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
 pub use images::{Image, NamedImages};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
@@ -48,5 +51,8 @@ pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;
 pub use output::{Form, Output, write_whole};
 pub use progress::{CacheTrouble, Notice, Progress, ProgressSink, Transfer};
+pub use report::{
+    BuildReport, BuildStatus, FileChange, Origin, Outcome, REPORT_SCHEMA, Reason, StepReport, Totals,
+};
 pub use ssh_agent::{AgentKey, KeyAgent, KeyError, SshAgent};
 pub use worker::{BuildRequest, BuildResult, LocalFolder, Target, Worker};

@@ -10,6 +10,9 @@
 //! same     op, content, layer                                       what a command made before
 //! image    name, config, manifest, media_type, layers, created_s    names of images and of indexes of them
 //! memo     folder, entries                                          digests of a folder's files
+//! step     id, key, text, made_s, inputs                            what a step was made from, to explain later ones
+//! selection id, digest, bytes, entries                              the files that a step read
+//! place    name, used_s, steps                                      the steps that a Dockerfile had the last time
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
 //! ```
 //! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
@@ -27,10 +30,12 @@ mod files;
 mod images;
 mod layers;
 mod records;
+mod steps;
 
 pub(crate) use files::FetchedRow;
 pub use images::ImageRow;
 pub(crate) use layers::LayerRow;
+pub(crate) use steps::{NewSteps, StepRow};
 
 /// The tables of version 1.
 const FIRST: &str = "
@@ -53,7 +58,7 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 ";
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
-const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND]];
+const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND, steps::SECOND]];
 
 /// The metadata of a store.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use crate::WorkerError;
 use crate::cache::CacheError;
+use crate::report::BuildReport;
 use kiln_oci::Digest;
 use kiln_runner::LogLine;
 use kiln_solver::VertexId;
@@ -61,6 +62,8 @@ pub enum Progress<'a> {
         /// What is the matter.
         trouble: CacheTrouble<'a>,
     },
+    /// The build is over: all that can be told of it.
+    Report(&'a BuildReport),
     /// A step goes on, but perhaps not as the user thinks.
     Notice {
         /// The step.

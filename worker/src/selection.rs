@@ -6,6 +6,7 @@
 
 use crate::WorkerError;
 use crate::absence::Absence;
+use crate::explain::{Listed, Listing, kind_byte};
 use crate::local::joined;
 use crate::view::{Node, View};
 use kiln_oci::{Digest, Hasher};
@@ -161,24 +162,31 @@ fn expand(view: &View, copy: &CopyAction) -> Result<Vec<Match>, WorkerError> {
     Ok(out)
 }
 
-/// The digest of what a copy takes.
-pub(crate) fn digest(view: &View, copy: &CopyAction) -> Result<Digest, WorkerError> {
+/// The digest of what a copy takes, which goes into `listing` too.
+pub(crate) fn digest(view: &View, copy: &CopyAction, listing: &mut Listing) -> Result<Digest, WorkerError> {
     let filter = Filter::of(copy)?;
     let mut hasher = Hasher::new();
     for found in matches(view, copy)? {
         put(&mut hasher, b"match");
         put(&mut hasher, &found.name);
-        tree(view, &found.path, &filter, copy, &mut hasher)?;
+        tree(view, &found.path, &filter, copy, &mut Sinks { hasher: &mut hasher, listing })?;
     }
     Ok(hasher.finish())
 }
 
-/// The digest of all that is at and beneath a path: what a bind mount shows.
-pub(crate) fn digest_of_all(view: &View, path: &[u8]) -> Result<Digest, WorkerError> {
+/// The digest of all that is at and beneath a path: what a bind mount shows. It goes into `listing` too.
+pub(crate) fn digest_of_all(view: &View, path: &[u8], listing: &mut Listing) -> Result<Digest, WorkerError> {
     let everything = CopyAction { src: "/".to_owned(), ..CopyAction::default() };
     let mut hasher = Hasher::new();
-    tree(view, path, &Filter::of(&everything)?, &everything, &mut hasher)?;
+    let mut into = Sinks { hasher: &mut hasher, listing };
+    tree(view, path, &Filter::of(&everything)?, &everything, &mut into)?;
     Ok(hasher.finish())
+}
+
+/// Where what a selection holds goes.
+struct Sinks<'a> {
+    hasher: &'a mut Hasher,
+    listing: &'a mut Listing,
 }
 
 fn tree(
@@ -186,7 +194,7 @@ fn tree(
     root: &[u8],
     filter: &Filter,
     copy: &CopyAction,
-    hasher: &mut Hasher,
+    Sinks { hasher, listing }: &mut Sinks<'_>,
 ) -> Result<(), WorkerError> {
     let mut entries: Vec<(Vec<u8>, Vec<u8>, Node)> = Vec::new();
     let Some(node) = view.node(root)? else { return Ok(()) };
@@ -194,7 +202,7 @@ fn tree(
     let digests: Vec<Option<Digest>> =
         entries.par_iter().map(|(path, _, node)| view.digest(path, node)).collect::<Result<_, _>>()?;
     let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
-    for ((_, relative, node), digest) in entries.iter().zip(digests) {
+    for ((path, relative, node), digest) in entries.iter().zip(digests) {
         if relative.is_empty()
             && node.kind == NodeType::Directory
             && (copy.dir_copy_contents || root.is_empty())
@@ -204,6 +212,7 @@ fn tree(
             continue;
         }
         put_node(hasher, relative, node, digest, copy);
+        listing.add(path, listed(node, digest.as_ref(), copy));
         if let Some(link) = node.link {
             put(hasher, links.entry(link).or_insert(relative));
         }
@@ -248,17 +257,44 @@ fn put(hasher: &mut Hasher, bytes: &[u8]) {
     hasher.update(bytes);
 }
 
+/// A mode in digits that the copy gives hides what the source has.
+fn hides_mode(copy: &CopyAction) -> bool {
+    copy.mode.as_ref().is_some_and(|mode| mode.bytes().all(|c| c.is_ascii_digit()))
+}
+
+/// What a listing has of a file: just what counts for the digest.
+fn listed(node: &Node, digest: Option<&Digest>, copy: &CopyAction) -> Listed {
+    let (uid, gid) = if copy.owner.is_none() { (node.uid, node.gid) } else { (0, 0) };
+    let rest = match digest {
+        Some(digest) if node.xattrs.is_empty() => *digest,
+        digest => {
+            let mut hasher = Hasher::new();
+            put_rest(&mut hasher, node, digest.copied());
+            hasher.finish()
+        }
+    };
+    let mut first = [0; 8];
+    first.copy_from_slice(&rest.as_bytes()[..8]);
+    let mode = if hides_mode(copy) { 0 } else { node.mode };
+    Listed { kind: kind_byte(node.kind), mode, uid, gid, rest: first }
+}
+
 fn put_node(hasher: &mut Hasher, relative: &[u8], node: &Node, digest: Option<Digest>, copy: &CopyAction) {
     put(hasher, relative);
     put(hasher, format!("{:?}", node.kind).as_bytes());
-    // A mode in digits, or an owner, that the copy gives hides what the source has.
-    if copy.mode.as_ref().is_none_or(|mode| !mode.bytes().all(|c| c.is_ascii_digit())) {
+    // So does an owner.
+    if !hides_mode(copy) {
         put(hasher, &node.mode.to_be_bytes());
     }
     if copy.owner.is_none() {
         put(hasher, &node.uid.to_be_bytes());
         put(hasher, &node.gid.to_be_bytes());
     }
+    put_rest(hasher, node, digest);
+}
+
+/// All but path, type, mode and owner.
+fn put_rest(hasher: &mut Hasher, node: &Node, digest: Option<Digest>) {
     put(hasher, &node.target);
     put(hasher, &node.device.0.to_be_bytes());
     put(hasher, &node.device.1.to_be_bytes());
@@ -337,7 +373,7 @@ mod tests {
     #[test]
     fn a_digest_changes_with_content_and_mode_and_not_with_times() -> std::io::Result<()> {
         let (folder, view) = view(&["d/a", "d/b", "other"], &[]);
-        let now = || digest(&view, &copy("d")).unwrap_or_else(|e| panic!("{e}"));
+        let now = || digest(&view, &copy("d"), &mut Listing::default()).unwrap_or_else(|e| panic!("{e}"));
         let first = now();
         std::fs::write(folder.path().join("other"), "changed")?;
         std::fs::write(folder.path().join("d/a"), "d/a")?;

@@ -7,12 +7,14 @@ use crate::annotation::Annotation;
 use crate::build::Build;
 use crate::cache::{CacheExport, CacheImport, Exports, Imports};
 use crate::cdi::DeviceAccess;
+use crate::explain::Place;
 use crate::export::Exporter;
 use crate::image_name::ImageName;
 use crate::images::{Image, Images, NamedImages};
 use crate::meta::ImageRow;
 use crate::output::Output;
 use crate::progress::{Progress, ProgressSink, Transfer};
+use crate::report::{self, BuildReport};
 use crate::ssh_agent::SshAgent;
 use crate::store::{Store, now_s, private_folder};
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Platform, Reference};
@@ -89,6 +91,10 @@ pub struct BuildRequest {
     pub cache_exports: Vec<CacheExport>,
     /// Whether a shared cache that can't be read ends the build.
     pub cache_strict: bool,
+    /// Which Dockerfile it is of, to explain its steps.
+    pub place: Place,
+    /// Whether it is only found out what would be done.
+    pub dry_run: bool,
 }
 
 /// An image that a build makes.
@@ -125,6 +131,8 @@ impl BuildRequest {
             cache_imports: Vec::new(),
             cache_exports: Vec::new(),
             cache_strict: false,
+            place: Place::default(),
+            dry_run: false,
         }
     }
 }
@@ -202,6 +210,21 @@ impl Worker {
             let lost = || Err(WorkerError::Panicked);
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
         })
+    }
+
+    /// The reports of the newest builds, the oldest first.
+    pub fn reports(&self) -> Result<Vec<BuildReport>, WorkerError> {
+        let ids = report::kept_ids(&self.store.root)?;
+        let read = ids.iter().filter_map(|id| report::read(&self.store.root, id).transpose());
+        read.collect()
+    }
+
+    /// The report of a build, or of the last one that has one.
+    pub fn report(&self, id: Option<&str>) -> Result<Option<BuildReport>, WorkerError> {
+        match id {
+            Some(id) => report::read(&self.store.root, id),
+            None => Ok(self.reports()?.pop()),
+        }
     }
 
     /// A folder that is gone when it is dropped, for what is needed during one build.

@@ -8,7 +8,7 @@ use super::options::{device_entitlement, pair};
 use crate::args::BuildArgs;
 use crate::error::CommandError;
 use kiln_frontend::BuildOptions;
-use kiln_worker::{BuildRequest, Definition, DeviceAccess, Image, ImageName, LocalFolder, Output};
+use kiln_worker::{BuildRequest, Definition, DeviceAccess, Image, ImageName, LocalFolder, Output, Place};
 use std::collections::{BTreeMap, HashMap};
 
 /// Steps that run at once for each core: most steps wait more than they compute.
@@ -21,7 +21,7 @@ pub(super) fn request(
     images: Vec<Image>,
     locals: BTreeMap<String, LocalFolder>,
     outputs: Vec<Output>,
-    options: &BuildOptions,
+    (options, place): (&BuildOptions, Place),
 ) -> Result<BuildRequest, CommandError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(BuildRequest {
@@ -42,6 +42,8 @@ pub(super) fn request(
         cache_imports: Vec::new(),
         cache_exports: Vec::new(),
         cache_strict: args.cache_strict,
+        place,
+        dry_run: args.dry_run,
     })
 }
 

@@ -6,6 +6,7 @@ mod contexts;
 mod debug;
 mod devices;
 mod examples;
+mod explain;
 mod failures;
 mod instructions;
 mod interruption;

@@ -48,7 +48,11 @@ impl Build<'_> {
     pub(super) fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
         let Some(outputs) = self.store.meta.record(key)? else { return Ok(None) };
         for id in outputs.iter().flatten() {
-            if self.store.meta.layer(*id)?.is_none() {
+            let Some(row) = self.store.meta.layer(*id)? else { return Ok(None) };
+            let snapshot = self.store.root.join("snapshots").join(row.snapshot.to_string());
+            if !snapshot.join("index").exists() {
+                // Somebody removed it by hand: nobody is to count on it.
+                self.store.meta.forget_layer(*id)?;
                 return Ok(None);
             }
         }
@@ -63,7 +67,10 @@ impl Build<'_> {
         max_age_s: Option<u64>,
     ) -> Result<Event, WorkerError> {
         let known = self.known(key, max_age_s)?;
-        if let (Some(Known::Here(_)), Some(alias)) = (&known, alias) {
+        if known.is_none() && self.store.meta.record(key)?.is_some() && self.record(key)?.is_none() {
+            self.journal.pruned(vertex);
+        }
+        if let (Some(Known::Here(_)), Some(alias), false) = (&known, alias, self.request.dry_run) {
             self.store.meta.alias_record(key, alias)?;
         }
         Ok(Event::Found { vertex, hit: known.is_some() })
@@ -76,6 +83,10 @@ impl Build<'_> {
             Known::Shared(hit) => shared_layers(hit),
         };
         let contents = self.keep_added(vertex, added)?;
+        self.journal.found(vertex, *key);
+        if let Known::Shared(hit) = &known {
+            self.journal.shared(vertex, hit.place.name(), hit.record.made_s);
+        }
         self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
         Ok(Event::Loaded { vertex, outputs: Some(contents) })
     }

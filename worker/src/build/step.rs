@@ -90,14 +90,17 @@ impl Build<'_> {
         if let Some(take) = take
             && let Some(outputs) = self.young_record(take, this.metadata.max_age_s)?
         {
+            self.journal.awaited(vertex, keys[0]);
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
             let outputs = self.keep_added(vertex, self.layers_of(&outputs)?)?;
             return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });
         let started = Instant::now();
+        self.journal.begun(vertex);
         let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
+        self.journal.done(vertex, &added);
         let layers = self.layers_of(&added)?;
         if changed.is_empty() {
             self.store.meta.add_record(keys, &added)?;

@@ -7,6 +7,7 @@ use crate::build::Build;
 use crate::cache::{
     CacheExport, CacheKind, CacheMode, Exports, Imports, Learnt, Network, SENDERS, inline, on_the_way, open,
 };
+use crate::explain::Journal;
 use crate::export::Exporter;
 use crate::layer::Stack;
 use crate::output;
@@ -14,6 +15,7 @@ use crate::progress::{CacheTrouble, Progress, ProgressSink, Transfer};
 use kiln_runner::CancelToken;
 use kiln_solver::{Edge, VertexId};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 impl Worker {
     /// Builds, and writes the result to its outputs.
@@ -37,25 +39,50 @@ impl Worker {
         progress: &ProgressSink<'_>,
         cancel: &CancelToken,
     ) -> Result<BuildResult, WorkerError> {
-        let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
+        let journal = Arc::new(Journal::default());
+        let transfer = |t: Transfer<'_>| {
+            journal.transferred(t.digest, t.done_bytes);
+            progress.send(Progress::Transfer(t));
+        };
         let images = self.images(&transfer, cancel)?;
         let (imports, unread) = self.imports(request, progress, cancel)?;
         let (exports, unwritten) = self.exports(request, progress, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel, (&imports, &exports));
+        let build = build.noted_in(&journal);
         let exporter = Exporter { store: &self.store, images: &images, progress };
+        let result = Self::build_and_share(&build, &exporter, request);
+        let result = result.map(|result| BuildResult {
+            cache_failures: result.cache_failures + unread + unwritten,
+            ..result
+        });
+        progress.send(Progress::Report(&build.report(result.as_ref())));
+        result
+    }
+
+    /// Builds and writes, while layers go to the caches that are written, and then their configs.
+    fn build_and_share(
+        build: &Build<'_>,
+        exporter: &Exporter<'_>,
+        request: &BuildRequest,
+    ) -> Result<BuildResult, WorkerError> {
+        if request.dry_run {
+            build.run()?;
+            return Ok(BuildResult::default());
+        }
+        let exports = build.exports;
         let (mut result, learnt) = std::thread::scope(|scope| {
             let senders = if exports.are_none() { 0 } else { SENDERS };
             for _ in 0..senders {
-                scope.spawn(|| exports.send_all(&exporter));
+                scope.spawn(|| exports.send_all(exporter));
             }
-            let written = solve_and_write(&build, &exporter, request);
+            let written = solve_and_write(build, exporter, request);
             exports.close(written.is_ok());
             written
         })?;
-        let (manifests, failed) = exports.publish(&exporter, &request.definition, &learnt)?;
+        let (manifests, failed) = exports.publish(exporter, &request.definition, &learnt)?;
         build.keep_records(&learnt)?;
         result.cache_manifests = manifests;
-        result.cache_failures = unread + unwritten + failed + imports.failures();
+        result.cache_failures = failed + build.imports.failures();
         Ok(result)
     }
 
