@@ -13,7 +13,7 @@ pub(crate) use options::{build_args, options};
 pub(crate) use resolver::Resolver;
 
 use crate::args::{BuildArgs, ProgressMode};
-use crate::caches;
+use crate::caches::Caches;
 use crate::check::{self, CheckFormat};
 use crate::contexts;
 use crate::error::{CommandError, is_registry};
@@ -29,6 +29,7 @@ use kiln_grammar::{Diagnostic, Parse, Severity, Span};
 use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Builds, and reports on it however it ends.
 pub(crate) fn run(
@@ -57,23 +58,14 @@ fn build(
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
-    let imports = caches::imports(&args.cache_from, &caches::environment)?;
-    let exports = caches::exports(&args.cache_to, &caches::environment)?;
-    let mut insecure = args.insecure_registry.clone();
-    insecure.extend(caches::insecure_registries(&imports, &exports));
-    let worker = open(&insecure)?;
+    let caches = Caches::of(&args.cache_from, &args.cache_to)?;
+    let worker = open(&caches.insecure_registries(&args.insecure_registry))?;
     let inputs = contexts::read(&args, &worker)?;
     let source = Source { name: &inputs.name, text: &inputs.dockerfile };
     let parse = kiln_grammar::parse(&inputs.dockerfile);
     refuse_mistakes(&parse, source, &args)?;
-    let (named, mut folders) = contexts::named(&args)?;
-    folders.insert("context".to_owned(), inputs.folder.clone());
-    let keeps_owners = |name: &str| name == "context" && inputs.keeps_owners;
-    let folders = folders.into_iter().map(|(name, path)| {
-        let (keeps_owners, modes) = (keeps_owners(&name), args.context_mode.modes());
-        (name, LocalFolder { path, keeps_owners, modes })
-    });
-    let folders: BTreeMap<String, LocalFolder> = folders.collect();
+    let (named, folders) = contexts::named(&args)?;
+    let folders = local_folders(&args, &inputs, folders);
     let options = options(&args, &inputs, named)?;
     let mut resolver = Resolver::new(&worker, args.pull);
     let mut all = Vec::new();
@@ -97,7 +89,7 @@ fn build(
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let place = report::place(&args, &parse, &options);
     let request = request::request(&args, graph, resolver.images, folders, outputs, (&options, place))?;
-    let request = BuildRequest { cache_imports: imports, cache_exports: exports, ..request };
+    let request = BuildRequest { cache_imports: caches.imports, cache_exports: caches.exports, ..request };
     let told = failure::Told {
         source,
         parse: &parse,
@@ -115,6 +107,21 @@ fn build(
     failure::tell_of_unused(&unused);
     failure::tell_of_frontend(&options);
     tell::tell(&args, quiet, &result, &warnings, source)
+}
+
+/// The folders that the graph may read, by their names in it.
+fn local_folders(
+    args: &BuildArgs,
+    inputs: &contexts::Inputs,
+    mut folders: BTreeMap<String, PathBuf>,
+) -> BTreeMap<String, LocalFolder> {
+    folders.insert("context".to_owned(), inputs.folder.clone());
+    let keeps_owners = |name: &str| name == "context" && inputs.keeps_owners;
+    let folders = folders.into_iter().map(|(name, path)| {
+        let (keeps_owners, modes) = (keeps_owners(&name), args.context_mode.modes());
+        (name, LocalFolder { path, keeps_owners, modes })
+    });
+    folders.collect()
 }
 
 /// What `SOURCE_DATE_EPOCH` has named so far, and the times that were found out.

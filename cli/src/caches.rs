@@ -29,15 +29,40 @@ const OF_EXPORTS: [&str; 9] = [
 ];
 
 /// What the environment says.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The process's own environment; an empty variable is as good as none.
-pub(crate) fn environment(name: &str) -> Option<String> {
+fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The caches to read.
-pub(crate) fn imports(texts: &[String], env: Environment<'_>) -> Result<Vec<CacheImport>, CommandError> {
+/// The caches of a build.
+pub(crate) struct Caches {
+    /// Those to read.
+    pub imports: Vec<CacheImport>,
+    /// Those to write.
+    pub exports: Vec<CacheExport>,
+}
+
+impl Caches {
+    /// What `--cache-from` and `--cache-to` say, and the environment.
+    pub fn of(from: &[String], to: &[String]) -> Result<Caches, CommandError> {
+        Ok(Caches { imports: imports(from, &environment)?, exports: exports(to, &environment)? })
+    }
+
+    /// The registries that may be spoken to without TLS: those, and those of caches that say so.
+    pub fn insecure_registries(&self, others: &[String]) -> Vec<String> {
+        let imports = self.imports.iter().map(|import| &import.kind);
+        let kinds = imports.chain(self.exports.iter().map(|export| &export.kind));
+        let hosts = kinds.filter_map(|kind| match kind {
+            CacheKind::Registry { reference, insecure: true } => Some(reference.registry().to_owned()),
+            _ => None,
+        });
+        others.iter().cloned().chain(hosts).collect()
+    }
+}
+
+fn imports(texts: &[String], env: Environment<'_>) -> Result<Vec<CacheImport>, CommandError> {
     let import = |text: &String| {
         let read = || {
             let mut given = Given::read(text)?;
@@ -51,8 +76,7 @@ pub(crate) fn imports(texts: &[String], env: Environment<'_>) -> Result<Vec<Cach
     texts.iter().map(import).collect()
 }
 
-/// The caches to write.
-pub(crate) fn exports(texts: &[String], env: Environment<'_>) -> Result<Vec<CacheExport>, CommandError> {
+fn exports(texts: &[String], env: Environment<'_>) -> Result<Vec<CacheExport>, CommandError> {
     let export = |text: &String| {
         let read = || {
             let mut given = Given::read(text)?;
@@ -64,18 +88,6 @@ pub(crate) fn exports(texts: &[String], env: Environment<'_>) -> Result<Vec<Cach
         read().map_err(|problem: String| CommandError::usage(format!("--cache-to {}", masked(text)), problem))
     };
     texts.iter().map(export).collect()
-}
-
-/// The registries that a cache may speak to without TLS.
-pub(crate) fn insecure_registries<'a>(
-    imports: &'a [CacheImport],
-    exports: &'a [CacheExport],
-) -> impl Iterator<Item = String> + 'a {
-    let kinds = imports.iter().map(|import| &import.kind).chain(exports.iter().map(|export| &export.kind));
-    kinds.filter_map(|kind| match kind {
-        CacheKind::Registry { reference, insecure: true } => Some(reference.registry().to_owned()),
-        _ => None,
-    })
 }
 
 /// One option's fields; each is taken by who knows it.
