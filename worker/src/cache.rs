@@ -2,13 +2,18 @@
 //! how a step is done.
 
 mod error;
+#[allow(dead_code, reason = "whoever makes places of options comes next")]
+mod objects;
 mod options;
+#[allow(dead_code, reason = "whoever writes and reads caches comes next")]
 mod place;
 
 pub use error::CacheError;
+#[allow(unused_imports, reason = "whoever makes places of options comes next")]
+pub(crate) use objects::ObjectPlace;
 pub use options::{
     AzureOptions, CacheExport, CacheImport, CacheKind, CacheMode, GhaOptions, LocalCache, MountsExport,
     S3Options,
 };
-#[expect(unused_imports, reason = "the places come next")]
+#[allow(unused_imports, reason = "whoever writes and reads caches comes next")]
 pub(crate) use place::{CONFIG_BYTES_MAX, CachePlace, OpenBlob};

@@ -61,6 +61,9 @@ pub enum CacheError {
         /// How it is given.
         help: &'static str,
     },
+    /// The build was cancelled.
+    #[error("canceled")]
+    Canceled,
     /// The time that there was for it is over.
     #[error("it took longer than {0} s")]
     TimedOut(u64),
