@@ -216,6 +216,7 @@ impl ObjectPlace {
                 let reason = format!("it has {} bytes, and should have {}", found.meta.size, blob.size);
                 return Err(CacheError::Malformed { what: self.asked("GET", &key), reason });
             }
+            let begun = at;
             let mut reader = StreamReader::new(found.into_stream());
             let broken = loop {
                 let taken = match reader.fill_buf().await {
@@ -229,13 +230,13 @@ impl ObjectPlace {
                 reader.consume(taken);
                 at += taken as u64;
             };
-            resumes += 1;
-            if resumes > RESUMES_MAX {
-                return Err(self.failed("GET", &key, &broken));
-            }
             // All is there, and only the end of the connection went wrong.
             if at >= blob.size {
                 return Ok(());
+            }
+            resumes += 1;
+            if resumes > RESUMES_MAX || at == begun {
+                return Err(self.failed("GET", &key, &broken));
             }
             tokio::time::sleep(RESUME_PAUSE * resumes).await;
         }
