@@ -223,8 +223,8 @@ fn gha(given: &mut Given, env: Environment<'_>) -> Result<CacheKind, String> {
 }
 
 fn s3(given: &mut Given, env: Environment<'_>) -> Result<CacheKind, String> {
-    // What BuildKit's client has and object stores do by themselves here.
-    for key in ["disable_accept_encoding", "retry_mode", "retry_max_attempts"] {
+    // What BuildKit's client has and needs no word here.
+    for key in ["disable_accept_encoding", "retry_mode"] {
         given.take(key);
     }
     let (access_key_id, secret_access_key, session_token) =
@@ -248,6 +248,7 @@ fn s3(given: &mut Given, env: Environment<'_>) -> Result<CacheKind, String> {
         session_token,
         use_path_style: given.flag("use_path_style")?.unwrap_or_default(),
         upload_parallelism: given.number("upload_parallelism")?,
+        retry_max_attempts: given.number("retry_max_attempts")?,
     }))
 }
 

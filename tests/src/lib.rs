@@ -12,6 +12,7 @@ mod process;
 mod program;
 mod registry;
 mod relay;
+mod s3_server;
 mod traces;
 
 pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
@@ -24,4 +25,5 @@ pub use process::{Finished, Invocation, Running, TIME_LIMIT};
 pub use program::kiln_program;
 pub use registry::{BASIC_PASSWORD, BASIC_USER, Registry};
 pub use relay::{Fate, Passed, Relay};
+pub use s3_server::{S3_BUCKET, S3_KEY_ID, S3_SECRET, S3Server};
 pub use traces::{mounts_below, processes_naming, unique, wait_until};

@@ -10,6 +10,7 @@ mod import;
 mod local;
 mod memory_file;
 mod network;
+mod objects;
 mod open;
 mod options;
 mod place;
@@ -20,7 +21,7 @@ mod waiting;
 
 pub(crate) use config::SharedLayer;
 pub use error::CacheError;
-pub(crate) use export::{Exports, Learnt, SENDERS, inline, on_the_way};
+pub(crate) use export::{Exports, Learnt, inline, on_the_way};
 pub(crate) use import::{Imports, ReadCache, SharedHit};
 pub(crate) use network::Network;
 pub(crate) use open::open;

@@ -63,12 +63,12 @@ pub enum CacheError {
         /// How it is given.
         help: &'static str,
     },
+    /// The build was cancelled.
+    #[error("canceled")]
+    Canceled,
     /// The time that there was for it is over.
     #[error("it took longer than {0} s")]
     TimedOut(u64),
-    /// The user has stopped the build.
-    #[error("canceled")]
-    Canceled,
     /// `image-manifest=true` with `oci-mediatypes=false`.
     #[error(
         "a cache with Docker's media types is no image manifest: leave out oci-mediatypes=false, \

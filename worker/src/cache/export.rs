@@ -17,9 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many layers are compressed or sent at once.
-pub(crate) const SENDERS: usize = 4;
-
 /// The caches of one build. Those in the image itself are not among them.
 #[derive(Debug)]
 pub(crate) struct Exports {
@@ -90,6 +87,11 @@ impl Exports {
     /// No caches.
     pub fn none() -> Exports {
         Exports::new(Vec::new(), |_| HashSet::new())
+    }
+
+    /// How many layers are compressed or sent at once.
+    pub fn senders(&self) -> usize {
+        self.targets.iter().map(|target| target.place.uploads()).max().unwrap_or(0)
     }
 
     /// Whether there are none.

@@ -3,6 +3,7 @@
 use super::documents::CacheForm;
 use super::gha::GhaPlace;
 use super::local::LocalPlace;
+use super::objects::ObjectPlace;
 use super::registry::RegistryPlace;
 use super::{CacheError, CacheExport, CacheKind, CachePlace, Network};
 use std::sync::Arc;
@@ -23,8 +24,13 @@ pub(crate) fn open(
         }
         CacheKind::Local(local) => Ok(Arc::new(LocalPlace::new(local.clone(), form, network.cancel.clone()))),
         CacheKind::Gha(gha) => Ok(Arc::new(GhaPlace::new(gha, network)?)),
-        CacheKind::Inline | CacheKind::S3(_) | CacheKind::Azure(_) => {
-            Err(CacheError::Missing { what: "x", help: "x" })
+        CacheKind::S3(s3) => Ok(Arc::new(ObjectPlace::s3(s3, &network.runtime, &network.cancel)?)),
+        CacheKind::Azure(azure) => {
+            Ok(Arc::new(ObjectPlace::azure(azure, &network.runtime, &network.cancel)?))
         }
+        CacheKind::Inline => Err(CacheError::Missing {
+            what: "the image",
+            help: "a cache in an image is read by type=registry,ref=IMAGE",
+        }),
     }
 }

@@ -106,6 +106,8 @@ pub struct S3Options {
     pub use_path_style: bool,
     /// How many blobs are written at once; four if nothing is said.
     pub upload_parallelism: Option<usize>,
+    /// How often a request is tried, in all; five times if nothing is said.
+    pub retry_max_attempts: Option<u32>,
 }
 
 /// A cache in a container of Azure's blob storage.

@@ -10,6 +10,9 @@ use std::io;
 /// The largest config that is read: 64 MiB.
 pub(crate) const CONFIG_BYTES_MAX: u64 = 64 << 20;
 
+/// How many blobs are written at once, where nothing else is said.
+const UPLOADS: usize = 4;
+
 /// Gives a blob's bytes from the start, as often as it is asked.
 pub(crate) type OpenBlob<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
 
@@ -19,6 +22,11 @@ pub(crate) type OpenBlob<'a> = &'a (dyn Fn() -> io::Result<File> + Sync);
 pub(crate) trait CachePlace: Debug + Send + Sync {
     /// What it is called in messages, as `registry localhost:5000/app:cache` or `s3 bucket/prefix`.
     fn name(&self) -> String;
+
+    /// How many blobs may be written at once.
+    fn uploads(&self) -> usize {
+        UPLOADS
+    }
 
     /// The configs of the caches that it has: none if there is no cache (yet), several where it has several names.
     fn configs(&self) -> Result<Vec<Vec<u8>>, CacheError>;

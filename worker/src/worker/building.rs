@@ -5,7 +5,7 @@ use super::{BuildRequest, BuildResult, Worker};
 use crate::WorkerError;
 use crate::build::Build;
 use crate::cache::{
-    CacheExport, CacheKind, CacheMode, Exports, Imports, Learnt, Network, SENDERS, inline, on_the_way, open,
+    CacheExport, CacheKind, CacheMode, Exports, Imports, Learnt, Network, inline, on_the_way, open,
 };
 use crate::explain::Journal;
 use crate::export::Exporter;
@@ -71,8 +71,7 @@ impl Worker {
         }
         let exports = build.exports;
         let (mut result, learnt) = std::thread::scope(|scope| {
-            let senders = if exports.are_none() { 0 } else { SENDERS };
-            for _ in 0..senders {
+            for _ in 0..exports.senders() {
                 scope.spawn(|| exports.send_all(exporter));
             }
             let written = solve_and_write(build, exporter, request);
