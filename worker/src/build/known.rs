@@ -6,6 +6,7 @@ use crate::WorkerError;
 use crate::layer::{Layer, Stack};
 use crate::progress::Progress;
 use crate::store::now_s;
+use kiln_oci::{Digest, Hasher};
 use kiln_solver::{CacheKey, Event, VertexId, bases};
 use std::sync::Arc;
 
@@ -39,10 +40,31 @@ impl Build<'_> {
 
     pub(super) fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
         let Some(outputs) = self.record(key)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
+        if !self.stands(vertex, key)? {
+            return Ok(Event::Loaded { vertex, outputs: None });
+        }
         let stacks = self.laid(vertex, &outputs)?;
         let contents = self.keep(vertex, stacks);
         self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
         Ok(Event::Loaded { vertex, outputs: Some(contents) })
+    }
+
+    /// Whether a record was made on what its step is built on now. A build that used nothing known may have
+    /// made that otherwise since.
+    pub(super) fn stands(&self, vertex: VertexId, key: &CacheKey) -> Result<bool, WorkerError> {
+        match self.store.meta.laid_on(key)? {
+            Some(content) => Ok(content == self.laid_on(vertex)?.as_bytes()),
+            None => Ok(true),
+        }
+    }
+
+    /// The content of all that a step is built on.
+    pub(super) fn laid_on(&self, vertex: VertexId) -> Result<Digest, WorkerError> {
+        let mut hasher = Hasher::new();
+        for edge in bases(&self.request.definition, vertex) {
+            hasher.update(self.base(edge)?.content().0.as_bytes());
+        }
+        Ok(hasher.finish())
     }
 
     /// What a step added, laid on what it was built on.

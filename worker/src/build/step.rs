@@ -89,6 +89,7 @@ impl Build<'_> {
         let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
         if let Some(take) = take
             && let Some(outputs) = self.young_record(take, this.metadata.max_age_s)?
+            && self.stands(vertex, take)?
         {
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
             let outputs = self.keep(vertex, self.laid(vertex, &outputs)?);
@@ -101,6 +102,7 @@ impl Build<'_> {
         let stacks = self.laid(vertex, &added)?;
         if changed.is_empty() {
             self.store.meta.add_record(keys, &added)?;
+            self.store.meta.set_laid_on(keys, &self.laid_on(vertex)?)?;
         } else {
             self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
         }
