@@ -233,6 +233,7 @@ fn steps_that_ran(log: &str) -> BTreeSet<String> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the table is what the test is for")]
 fn whatever_a_step_reads_runs_it_again_and_nothing_else_does() {
     let mut world = World::new();
     world.reset();
