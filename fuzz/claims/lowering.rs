@@ -225,6 +225,7 @@ fn check_definition(definition: &Definition) {
                 && other.inputs == vertex.inputs
                 && other.platform == vertex.platform
                 && other.metadata.ignore_cache == vertex.metadata.ignore_cache
+                && other.metadata.max_age_s == vertex.metadata.max_age_s
         });
         assert!(!is_twice, "two vertices are equal: {vertex:?}");
     }

@@ -492,7 +492,7 @@ impl<'a> Build<'a> {
 }
 
 /// What a folder is called in the memo: where it is does not count, only which it is.
-fn folder_name(path: &std::path::Path) -> String {
+pub(crate) fn folder_name(path: &std::path::Path) -> String {
     std::fs::metadata(path)
         .map_or_else(|_| path.display().to_string(), |m| format!("{}:{}", m.dev(), m.ino()))
 }

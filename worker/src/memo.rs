@@ -117,3 +117,6 @@ impl Memo {
 fn now_ns() -> i128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use kiln_solver::CopyAction;
 use kiln_solver::pattern::{Matched, PatternList, check_wildcards, has_wildcard, wildcard_match};
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// A path that a copy's source names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,8 +214,17 @@ fn tree(
         }
         put_node(hasher, relative, node, digest, copy);
         listing.add(path, listed(node, digest.as_ref(), copy));
-        if let Some(link) = node.link {
-            put(hasher, links.entry(link).or_insert(relative));
+        // Only other names within what is taken count: one elsewhere changes nothing.
+        let first = node.link.and_then(|link| match links.entry(link) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(new) => {
+                new.insert(relative);
+                None
+            }
+        });
+        hasher.update(&[u8::from(first.is_some())]);
+        if let Some(first) = first {
+            put(hasher, first);
         }
     }
     Ok(())

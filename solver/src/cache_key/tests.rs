@@ -57,6 +57,7 @@ impl Table {
     }
 
     #[track_caller]
+    #[expect(clippy::print_stdout, reason = "the table is what the test is for")]
     fn finish(self) {
         let Table { inputs, missed, others, false_misses, .. } = self;
         println!(

@@ -136,3 +136,18 @@ fn two_builds_at_once_share_one_store() {
     assert_eq!(random(0), random(1), "the step ran once for all");
     assert_eq!(random(0), random(2), "the step ran once for all");
 }
+
+/// What is laid on other files than those that it was made on would be an image that nobody ever built.
+#[test]
+fn a_step_is_never_laid_on_other_files_than_it_was_made_on() {
+    let context = on_busybox(&format!(
+        "FROM @ AS deps\nRUN {RANDOM} > /deps\nFROM deps\nRUN cp /deps /seen && {RANDOM} > /made\n"
+    ));
+    let first = context.image(NONE);
+    let anew = context.image(["--no-cache", "--target", "deps"]);
+    let then = context.image(NONE);
+    assert_eq!(then.file("/deps"), anew.file("/deps"));
+    assert_eq!(then.file("/deps"), then.file("/seen"));
+    assert_ne!(first.file("/made"), then.file("/made"));
+    assert_eq!(then.config.rootfs, context.image(NONE).config.rootfs, "and then it is known");
+}

@@ -1,5 +1,6 @@
 //! Claims about the built binary, each a test that runs it as a process.
 
+mod advice;
 mod as_buildkit;
 mod caching;
 mod contexts;
@@ -14,6 +15,7 @@ mod layouts;
 mod mistake_table;
 mod mistakes;
 mod multi_platform;
+mod mutation;
 mod output_options;
 mod outputs;
 mod registries;

@@ -7,6 +7,7 @@ use crate::cache::SharedHit;
 use crate::layer::{Layer, Stack};
 use crate::progress::Progress;
 use crate::store::now_s;
+use kiln_oci::{Digest, Hasher};
 use kiln_solver::{CacheKey, Event, VertexId, bases};
 use std::sync::{Arc, PoisonError};
 
@@ -78,6 +79,9 @@ impl Build<'_> {
 
     pub(super) fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
         let Some(known) = self.known(key, None)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
+        if !self.stands(vertex, key, &known)? {
+            return Ok(Event::Loaded { vertex, outputs: None });
+        }
         let added = match &known {
             Known::Here(outputs) => self.layers_of(outputs)?,
             Known::Shared(hit) => shared_layers(hit),
@@ -89,6 +93,30 @@ impl Build<'_> {
         }
         self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
         Ok(Event::Loaded { vertex, outputs: Some(contents) })
+    }
+
+    /// Whether a record was made on what its step is built on now. A build that used nothing known may have
+    /// made that otherwise since.
+    pub(super) fn stands(
+        &self,
+        vertex: VertexId,
+        key: &CacheKey,
+        known: &Known,
+    ) -> Result<bool, WorkerError> {
+        let made_on = match known {
+            Known::Here(_) => self.store.meta.laid_on(key)?,
+            Known::Shared(hit) => hit.record.laid_on,
+        };
+        made_on.map_or(Ok(true), |content| Ok(content == self.laid_on(vertex)?))
+    }
+
+    /// The content of all that a step is built on.
+    pub(super) fn laid_on(&self, vertex: VertexId) -> Result<Digest, WorkerError> {
+        let mut hasher = Hasher::new();
+        for edge in bases(&self.request.definition, vertex) {
+            hasher.update(self.base(edge)?.content().0.as_bytes());
+        }
+        Ok(hasher.finish())
     }
 
     /// Layers of the store by their numbers.

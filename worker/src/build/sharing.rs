@@ -4,7 +4,7 @@
 use super::Build;
 use super::known::{Added, Known, shared_layers};
 use crate::WorkerError;
-use crate::cache::{Learnt, ReadCache};
+use crate::cache::{About, Learnt, ReadCache};
 use crate::layer::Stack;
 use crate::store::now_s;
 use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
@@ -92,13 +92,10 @@ impl Build<'_> {
         // A step that made again what it made before keeps its old layer, but is known since now.
         let known_s = self.store.meta.record_made_s(&key)?.or(record.map(|(_, record)| record.made_s));
         let made_s = known_s.or_else(|| added.iter().flatten().filter_map(|layer| layer.created_s).max());
-        Ok(Learnt {
-            vertex,
-            keys,
-            added,
-            made_s: made_s.unwrap_or_else(now_s),
-            took_ms: took.map_or(of_record, |took| took.as_millis() as u64),
-        })
+        let laid_on = self.store.meta.laid_on(&key)?.or(record.and_then(|(_, record)| record.laid_on));
+        let made_s = made_s.unwrap_or_else(now_s);
+        let took_ms = took.map_or(of_record, |took| took.as_millis() as u64);
+        Ok(Learnt { vertex, keys, added, about: About { made_s, took_ms, laid_on } })
     }
 
     /// Notes what shared caches knew and what was brought here of it: the next build needs no cache for that.
@@ -118,6 +115,9 @@ impl Build<'_> {
             }
             if outputs.len() == step.added.len() {
                 self.store.meta.add_record(&step.keys, &outputs)?;
+                if let Some(laid_on) = &step.about.laid_on {
+                    self.store.meta.set_laid_on(&step.keys, laid_on)?;
+                }
             }
         }
         Ok(())

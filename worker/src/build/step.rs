@@ -1,6 +1,7 @@
 //! A step that must be done: it is done once, by one process, and what it made is noted under its keys. It does
 //! not know how a process is run or a file is copied.
 
+use super::known::Known;
 use super::{Build, Performed};
 use crate::WorkerError;
 use crate::progress::Progress;
@@ -89,6 +90,7 @@ impl Build<'_> {
         let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
         if let Some(take) = take
             && let Some(outputs) = self.young_record(take, this.metadata.max_age_s)?
+            && self.stands(vertex, take, &Known::Here(outputs.clone()))?
         {
             self.journal.awaited(vertex, keys[0]);
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
@@ -104,6 +106,7 @@ impl Build<'_> {
         let layers = self.layers_of(&added)?;
         if changed.is_empty() {
             self.store.meta.add_record(keys, &added)?;
+            self.store.meta.set_laid_on(keys, &self.laid_on(vertex)?)?;
         } else {
             self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
         }

@@ -6,7 +6,7 @@
 //! ```text
 //! {"layers":  [{"blob": DIGEST, "parent": INDEX or -1, "annotations": {mediaType, diffID, size, createdAt}}],
 //!  "records": [{"digest": KEY, "layers": [{"layer": INDEX, "createdAt"}],
-//!               "kiln": {"outputs": [[{"layer": INDEX, "content": DIGEST}]], "tookMs"}}],
+//!               "kiln": {"outputs": [[{"layer": INDEX, "content": DIGEST}]], "tookMs", "laidOn"}}],
 //!  "kilnMounts": [{"id", "name", "manifest": DESCRIPTOR, "pieces": [DESCRIPTOR]}]}
 //! ```
 //! A record's `layers` are the whole stack of its result, by the uppermost layer; `outputs` are what the step added.
@@ -45,6 +45,19 @@ pub(crate) struct SharedRecord {
     pub made_s: i64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+    /// The content of what its step was built on, if that is known.
+    pub laid_on: Option<Digest>,
+}
+
+/// What is known of a result besides its layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// When it was made, in seconds since 1970.
+    pub made_s: i64,
+    /// How long that took, in milliseconds; 0 if nobody knows.
+    pub took_ms: u64,
+    /// The content of what its step was built on, if that is known.
+    pub laid_on: Option<Digest>,
 }
 
 /// A cache mount in a cache.
@@ -139,6 +152,8 @@ struct KilnEntry {
     outputs: Vec<Vec<AddedEntry>>,
     #[serde(default)]
     took_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    laid_on: Option<Digest>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -177,13 +192,8 @@ impl Draft {
 
     /// Adds a record under each of its keys. `outputs` are indexes of layers; `top` is the uppermost layer of the
     /// first output.
-    pub fn record(
-        &mut self,
-        keys: &[CacheKey],
-        outputs: &[Vec<usize>],
-        top: Option<usize>,
-        (made_s, took_ms): (i64, u64),
-    ) {
+    pub fn record(&mut self, keys: &[CacheKey], outputs: &[Vec<usize>], top: Option<usize>, about: &About) {
+        let About { made_s, took_ms, laid_on } = *about;
         let added = |index: &usize| AddedEntry { layer: *index, content: self.contents[*index] };
         for key in keys {
             let outputs = outputs.iter().map(|output| output.iter().map(added).collect()).collect();
@@ -194,7 +204,7 @@ impl Draft {
                     .into_iter()
                     .collect(),
                 digest: key.0,
-                kiln: Some(KilnEntry { outputs, took_ms }),
+                kiln: Some(KilnEntry { outputs, took_ms, laid_on }),
             });
         }
     }
@@ -269,7 +279,7 @@ impl SharedCache {
     fn of_records(records: Vec<RecordEntry>, layers: &[Option<Listed>]) -> Result<SharedCache, String> {
         let mut cache = SharedCache::default();
         for RecordEntry { layers: results, digest, kiln } in records {
-            let Some(KilnEntry { outputs, took_ms }) = kiln else {
+            let Some(KilnEntry { outputs, took_ms, laid_on }) = kiln else {
                 cache.foreign += 1;
                 continue;
             };
@@ -284,7 +294,7 @@ impl SharedCache {
             };
             let outputs = outputs.iter().map(|output| output.iter().map(layer).collect());
             let outputs = outputs.collect::<Result<Vec<Vec<SharedLayer>>, String>>()?;
-            cache.insert(CacheKey(digest), SharedRecord { outputs, made_s, took_ms });
+            cache.insert(CacheKey(digest), SharedRecord { outputs, made_s, took_ms, laid_on });
         }
         Ok(cache)
     }
@@ -320,6 +330,10 @@ mod tests {
         }
     }
 
+    fn about(made_s: i64, took_ms: u64) -> About {
+        About { made_s, took_ms, laid_on: Some(Digest::of(b"below")) }
+    }
+
     fn key(name: &str) -> CacheKey {
         CacheKey(Digest::of(name.as_bytes()))
     }
@@ -330,8 +344,8 @@ mod tests {
         let (a, b) = (draft.layer(&layer("a"), None), draft.layer(&layer("b"), Some(0)));
         assert_eq!(draft.layer(&layer("b"), Some(0)), b, "the same on the same is there once");
         assert_ne!(draft.layer(&layer("b"), None), b, "on something else it is another");
-        draft.record(&[key("1"), key("one")], &[vec![a]], Some(a), (5, 6));
-        draft.record(&[key("2")], &[vec![b], vec![]], Some(b), (7, 8));
+        draft.record(&[key("1"), key("one")], &[vec![a]], Some(a), &about(5, 6));
+        draft.record(&[key("2")], &[vec![b], vec![]], Some(b), &about(7, 8));
         let mount = SharedMount {
             id: "/root/.cache".to_owned(),
             name: "x".to_owned(),
@@ -344,7 +358,12 @@ mod tests {
         assert_eq!(digests, ["a", "b", "m", "p"].map(|name| layer(name).blob.digest), "each blob once");
         assert_eq!(blobs[0].annotations[UNCOMPRESSED], layer("a").diff_id.to_string());
         let cache = SharedCache::parse(&bytes, "x").unwrap_or_else(|e| panic!("{e}"));
-        let one = SharedRecord { outputs: vec![vec![layer("a")]], made_s: 5, took_ms: 6 };
+        let one = SharedRecord {
+            outputs: vec![vec![layer("a")]],
+            made_s: 5,
+            took_ms: 6,
+            laid_on: about(5, 6).laid_on,
+        };
         assert_eq!(cache.records[&key("1")], one);
         assert_eq!(cache.records[&key("one")], one);
         assert_eq!(cache.records[&key("2")].outputs, [vec![layer("b")], vec![]]);
@@ -356,7 +375,7 @@ mod tests {
         let mut draft = Draft::default();
         let base = draft.layer(&layer("base"), None);
         let top = draft.layer(&layer("top"), Some(base));
-        draft.record(&[key("1")], &[vec![top]], Some(top), (5, 6));
+        draft.record(&[key("1")], &[vec![top]], Some(top), &about(5, 6));
         let of_image = ["base", "top"].map(|name| (layer(name).blob, layer(name).diff_id));
         let records = String::from_utf8(draft.finish_inline()).unwrap_or_default();
         let whole = |layers: &[(Descriptor, DiffId)]| {
@@ -401,7 +420,7 @@ mod tests {
             let mut draft = Draft::default();
             let base = draft.layer(&layer("base"), None);
             for name in order {
-                draft.record(&[key(name)], &[vec![base]], Some(base), (1, 1));
+                draft.record(&[key(name)], &[vec![base]], Some(base), &about(1, 1));
             }
             draft.finish().0
         };

@@ -2,7 +2,7 @@
 //! when all blobs are there that it names. A cache that can't be written is told of once, and the build goes on. It
 //! does not know how a layer becomes a blob.
 
-use super::config::{Draft, SharedLayer};
+use super::config::{About, Draft, SharedLayer};
 use super::place::OpenBlob;
 use super::{CacheError, CacheExport, CachePlace};
 use crate::WorkerError;
@@ -56,10 +56,8 @@ pub(crate) struct Learnt {
     pub keys: Vec<CacheKey>,
     /// What it added to each of its outputs.
     pub added: Vec<Vec<Arc<Layer>>>,
-    /// When that was made, in seconds since 1970.
-    pub made_s: i64,
-    /// How long it took, in milliseconds; 0 if nobody knows.
-    pub took_ms: u64,
+    /// What else is known of it.
+    pub about: About,
 }
 
 impl Exports {
@@ -259,7 +257,7 @@ fn add(
         indexes.push(added);
     }
     let top = tops.get(&Edge { vertex: step.vertex, output: 0 }).copied().flatten();
-    draft.record(&step.keys, &indexes, top, (step.made_s, step.took_ms));
+    draft.record(&step.keys, &indexes, top, &step.about);
 }
 
 /// The records that go into the config of an image whose layers are `stack`.
@@ -281,7 +279,7 @@ pub(crate) fn inline(learnt: &[Learnt], stack: &Stack, wanted: &HashSet<VertexId
         let outputs = step.added.iter().map(|output| output.iter().map(place).collect());
         let Some(outputs) = outputs.collect::<Option<Vec<Vec<usize>>>>() else { continue };
         let top = outputs.iter().flatten().max().copied();
-        draft.record(&step.keys, &outputs, top, (step.made_s, step.took_ms));
+        draft.record(&step.keys, &outputs, top, &step.about);
     }
     (!draft.is_empty()).then(|| draft.finish_inline())
 }

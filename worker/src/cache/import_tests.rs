@@ -1,6 +1,6 @@
 //! Claims on reading caches, with places that answer late, badly or never.
 
-use super::super::config::{Draft, SharedLayer};
+use super::super::config::{About, Draft, SharedLayer};
 use super::super::place::OpenBlob;
 use super::*;
 use kiln_oci::{Descriptor, DiffId, Digest, MediaType};
@@ -47,7 +47,7 @@ fn config(name: &str) -> Vec<u8> {
     let layer = SharedLayer { diff_id: DiffId(digest), content: ContentId(digest), blob, created_s: 1 };
     let mut draft = Draft::default();
     let index = draft.layer(&layer, None);
-    draft.record(&[key(name)], &[vec![index]], Some(index), (1, 1));
+    draft.record(&[key(name)], &[vec![index]], Some(index), &About::default());
     draft.finish().0
 }
 

@@ -7,10 +7,12 @@ use kiln_oci::Digest;
 use kiln_solver::CacheKey;
 use rusqlite::{OptionalExtension, params};
 
-/// What version 2 adds: when a record was made, in seconds since 1970.
+/// What version 2 adds: when a record was made, in seconds since 1970; the content of what its step was built
+/// on, empty where that is not known.
 pub(super) const SECOND: &str = "
 ALTER TABLE record ADD COLUMN made_s INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX IF NOT EXISTS record_by_outputs ON record (outputs);
+ALTER TABLE record ADD COLUMN laid_on BLOB NOT NULL DEFAULT x'';
 ";
 
 impl Meta {
@@ -46,8 +48,8 @@ impl Meta {
 
     /// Lets what is known under a key be known under one more. It stays as old as it is.
     pub fn alias_record(&self, key: &CacheKey, alias: &CacheKey) -> Result<(), WorkerError> {
-        let sql = "INSERT OR REPLACE INTO record (key, outputs, made_s) \
-                   SELECT ?2, outputs, made_s FROM record WHERE key = ?1";
+        let sql = "INSERT OR REPLACE INTO record (key, outputs, made_s, laid_on) \
+                   SELECT ?2, outputs, made_s, laid_on FROM record WHERE key = ?1";
         let values = [key.0.as_bytes(), alias.0.as_bytes()];
         self.lock().execute(sql, values).map(drop).map_err(|e| self.fail(e))
     }
@@ -69,6 +71,26 @@ impl Meta {
             transaction.commit()
         })();
         result.map_err(|e| self.fail(e))
+    }
+
+    /// The content of what a record's step was built on, if it is known.
+    pub fn laid_on(&self, key: &CacheKey) -> Result<Option<Digest>, WorkerError> {
+        let sql = "SELECT laid_on FROM record WHERE key = ?1 AND laid_on <> x''";
+        let read = |row: &rusqlite::Row<'_>| row.get::<_, [u8; 32]>(0);
+        let found = self.lock().query_row(sql, [key.0.as_bytes()], read).optional();
+        found.map(|bytes| bytes.map(Digest::from_bytes)).map_err(|e| self.fail(e))
+    }
+
+    /// Notes the content of what the step of some records was built on.
+    pub fn set_laid_on(&self, keys: &[CacheKey], content: &Digest) -> Result<(), WorkerError> {
+        let connection = self.lock();
+        for key in keys {
+            connection
+                .prepare_cached("UPDATE record SET laid_on = ?2 WHERE key = ?1")
+                .and_then(|mut s| s.execute(params![key.0.as_bytes(), content.as_bytes()]))
+                .map_err(|e| self.fail(e))?;
+        }
+        Ok(())
     }
 
     /// The layer that a command made before, if it had this content.
