@@ -127,10 +127,15 @@ fn reasons(step: &StepReport, is_new: &dyn Fn(&str) -> bool) -> Vec<String> {
     let instruction = instruction(&step.name);
     let mut lines = Vec::new();
     let files: Vec<String> = step.reasons.iter().filter_map(file).collect();
+    let count = |reason: &Reason| if let Reason::MoreFiles { count } = reason { *count } else { 0 };
+    let more: usize = step.reasons.iter().map(count).sum();
     for reason in &step.reasons {
         match reason {
             Reason::File { .. } if lines.iter().any(|(is_files, _)| *is_files) => {}
-            Reason::File { .. } => lines.push((true, format!("{}: {}", sources(&step.name), some(&files)))),
+            Reason::File { .. } => {
+                lines.push((true, format!("{}: {}", sources(&step.name), some(&files, more))))
+            }
+            Reason::MoreFiles { .. } => {}
             Reason::After { step, outcome } => lines.push((false, after(step, *outcome, is_new(step)))),
             other => lines.push((false, words(other, &instruction))),
         }
@@ -139,10 +144,11 @@ fn reasons(step: &StepReport, is_new: &dyn Fn(&str) -> bool) -> Vec<String> {
 }
 
 /// A few of many.
-fn some(all: &[String]) -> String {
+fn some(all: &[String], more: usize) -> String {
     let mut text = all.iter().take(FILES_MAX).cloned().collect::<Vec<_>>().join(", ");
-    if all.len() > FILES_MAX {
-        text.push_str(&format!(" and {} more", all.len() - FILES_MAX));
+    let more = all.len().saturating_sub(FILES_MAX) + more;
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
     }
     text
 }
@@ -169,8 +175,8 @@ fn words(reason: &Reason, instruction: &str) -> String {
         Reason::NoCache => "--no-cache".to_owned(),
         Reason::Pruned => "the record is there, but its layers were removed (pruned)".to_owned(),
         Reason::Forgotten => "it was built before, but its record was removed (pruned)".to_owned(),
-        // These two are told of together with others.
-        Reason::After { .. } | Reason::File { .. } => String::new(),
+        // These are told of together with others.
+        Reason::After { .. } | Reason::File { .. } | Reason::MoreFiles { .. } => String::new(),
         Reason::Files => format!("{instruction}: files changed; which is not known any more"),
         Reason::Command { old, new } => {
             let (old, new) = differing(old, new);

@@ -10,6 +10,9 @@ use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
 use std::collections::BTreeSet;
 
+/// How many files of a selection are named.
+const FILES_MAX: usize = 500;
+
 /// All that a reason may be found in.
 pub(super) struct Finding<'a> {
     pub meta: &'a Meta,
@@ -113,7 +116,12 @@ impl Finding<'_> {
         let Some(found) = found else { return Ok(vec![Reason::Files]) };
         let reason =
             |d: listing::Difference| Reason::File { change: d.change, path: d.path, old: d.old, new: d.new };
-        Ok(found.into_iter().map(reason).collect())
+        let more = found.len().saturating_sub(FILES_MAX);
+        let mut reasons: Vec<Reason> = found.into_iter().take(FILES_MAX).map(reason).collect();
+        if more > 0 {
+            reasons.push(Reason::MoreFiles { count: more });
+        }
+        Ok(reasons)
     }
 
     /// The input that is not what it was: a base image, or a step.

@@ -175,7 +175,7 @@ impl<'b> Telling<'b> {
         let key = self.solver.key(id);
         let origin = match note.found {
             _ if outcome != Outcome::Hit => None,
-            _ if note.was_awaited => Some(Origin::OtherProcess),
+            _ if note.origin.is_some() => note.origin.clone(),
             Some(found) if Some(found) != key => Some(Origin::Content),
             _ => Some(Origin::Chain),
         };
