@@ -5,6 +5,7 @@ use crate::error::CommandError;
 use crate::images::{human_size, print};
 use crate::report::json;
 use kiln_worker::{BuildReport, BuildStatus, FileChange, Origin, Outcome, Reason, StepReport, Worker};
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many files are named.
@@ -56,12 +57,11 @@ pub(crate) fn text(report: &BuildReport) -> String {
         "" => "what would be done:\n".to_owned(),
         id => format!("explained: build {id} of {}\n", one_line(&report.place)),
     };
+    let new = report.steps.iter().filter(|step| step.reasons == [Reason::First]);
+    let new: BTreeSet<&str> = new.map(|step| step.name.as_str()).collect();
+    let is_new = |name: &str| new.contains(name);
     for step in &report.steps {
         out.push_str(&format!("{}: {}\n", one_line(&step.name), outcome(step)));
-        let is_new = |name: &str| {
-            let named = report.steps.iter().find(|other| other.name == name);
-            named.is_some_and(|other| other.reasons == [Reason::First])
-        };
         for line in reasons(step, &is_new) {
             out.push_str(&format!("    {line}\n"));
         }

@@ -10,6 +10,8 @@ use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
 use std::collections::BTreeSet;
 
+/// How many steps are named that a step comes after.
+const AFTER_MAX: usize = 3;
 /// How many files of a selection are named.
 const FILES_MAX: usize = 500;
 
@@ -164,14 +166,20 @@ impl Finding<'_> {
     }
 
     /// The steps that a step is made from and that were done too, through layers that are only laid on each other.
+    /// Of many those that lie on top.
     fn inputs_that_ran(&self, vertex: VertexId) -> Vec<Reason> {
-        let mut out = Vec::new();
-        for edge in &self.solver.definition().vertex(vertex).inputs {
-            let this = self.solver.definition().vertex(edge.vertex);
-            if matches!(this.op, Op::Merge | Op::Diff) {
-                out.extend(self.inputs_that_ran(edge.vertex));
-            } else if self.outcomes[edge.vertex.index()].is_miss() {
-                out.push(self.after(edge.vertex));
+        let (mut out, mut seen) = (Vec::new(), BTreeSet::new());
+        let inputs =
+            |vertex: VertexId| self.solver.definition().vertex(vertex).inputs.iter().map(|e| e.vertex);
+        let mut open: Vec<VertexId> = inputs(vertex).collect();
+        while let Some(input) = open.pop().filter(|_| out.len() < AFTER_MAX) {
+            if !seen.insert(input) {
+                continue;
+            }
+            if matches!(self.solver.definition().vertex(input).op, Op::Merge | Op::Diff) {
+                open.extend(inputs(input));
+            } else if self.outcomes[input.index()].is_miss() {
+                out.push(self.after(input));
             }
         }
         out
