@@ -478,3 +478,42 @@ fn the_same_dockerfile_in_another_folder_is_compared_with_the_first() {
     let lines = lines_of(&finished.stderr);
     assert_eq!(lines[1..3], ["[2/4] COPY src/ /src/: miss", "    COPY src/: src/b.rs changed"], "{finished}");
 }
+
+#[test]
+fn a_step_that_another_process_did_meanwhile_is_told_as_such() {
+    let context = on_busybox("FROM @\nRUN echo begun; sleep 1.5\n");
+    let first = context.building(NONE).start();
+    let started = std::time::Instant::now();
+    while !first.stderr_so_far().contains(" begun") && started.elapsed().as_secs() < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let second = context.build(["--explain"]).success();
+    let first = first.wait(kiln_tests::TIME_LIMIT).success();
+    first.does_not_say("CACHED");
+    explains(
+        &second,
+        &[
+            "[1/2] FROM @: known, nothing pulled",
+            "[2/2] RUN echo begun; sleep 1.5: hit, another process has just done it",
+        ],
+    );
+}
+
+#[test]
+fn builds_of_other_targets_do_not_make_a_step_forget_its_earlier_self() {
+    let text = "FROM @ AS one\nCOPY in /in\nFROM @ AS two\nRUN echo 2 > /two\n";
+    let context = on_busybox(text);
+    context.write("in", "1");
+    context.build(["--target=one"]).success();
+    context.build(["--target=two"]).success();
+    context.write("in", "2");
+    explained(
+        &context,
+        &["--target=one"],
+        &[
+            "[one 1/2] FROM @: known, nothing pulled",
+            "[one 2/2] COPY in /in: miss",
+            "    COPY in: in changed",
+        ],
+    );
+}
