@@ -5,6 +5,7 @@ use crate::error::CommandError;
 use crate::images::{human_size, print};
 use crate::report::json;
 use kiln_worker::{BuildReport, BuildStatus, FileChange, Origin, Outcome, Reason, StepReport, Worker};
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many files are named.
@@ -56,12 +57,11 @@ pub(crate) fn text(report: &BuildReport) -> String {
         "" => "what would be done:\n".to_owned(),
         id => format!("explained: build {id} of {}\n", one_line(&report.place)),
     };
+    let new = report.steps.iter().filter(|step| step.reasons == [Reason::First]);
+    let new: BTreeSet<&str> = new.map(|step| step.name.as_str()).collect();
+    let is_new = |name: &str| new.contains(name);
     for step in &report.steps {
         out.push_str(&format!("{}: {}\n", one_line(&step.name), outcome(step)));
-        let is_new = |name: &str| {
-            let named = report.steps.iter().find(|other| other.name == name);
-            named.is_some_and(|other| other.reasons == [Reason::First])
-        };
         for line in reasons(step, &is_new) {
             out.push_str(&format!("    {line}\n"));
         }
@@ -129,10 +129,15 @@ fn reasons(step: &StepReport, is_new: &dyn Fn(&str) -> bool) -> Vec<String> {
     let instruction = instruction(&step.name);
     let mut lines = Vec::new();
     let files: Vec<String> = step.reasons.iter().filter_map(file).collect();
+    let count = |reason: &Reason| if let Reason::MoreFiles { count } = reason { *count } else { 0 };
+    let more: usize = step.reasons.iter().map(count).sum();
     for reason in &step.reasons {
         match reason {
             Reason::File { .. } if lines.iter().any(|(is_files, _)| *is_files) => {}
-            Reason::File { .. } => lines.push((true, format!("{}: {}", sources(&step.name), some(&files)))),
+            Reason::File { .. } => {
+                lines.push((true, format!("{}: {}", sources(&step.name), some(&files, more))))
+            }
+            Reason::MoreFiles { .. } => {}
             Reason::After { step, outcome } => lines.push((false, after(step, *outcome, is_new(step)))),
             other => lines.push((false, words(other, &instruction))),
         }
@@ -141,10 +146,11 @@ fn reasons(step: &StepReport, is_new: &dyn Fn(&str) -> bool) -> Vec<String> {
 }
 
 /// A few of many.
-fn some(all: &[String]) -> String {
+fn some(all: &[String], more: usize) -> String {
     let mut text = all.iter().take(FILES_MAX).cloned().collect::<Vec<_>>().join(", ");
-    if all.len() > FILES_MAX {
-        text.push_str(&format!(" and {} more", all.len() - FILES_MAX));
+    let more = all.len().saturating_sub(FILES_MAX) + more;
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
     }
     text
 }
@@ -171,8 +177,8 @@ fn words(reason: &Reason, instruction: &str) -> String {
         Reason::NoCache => "--no-cache".to_owned(),
         Reason::Pruned => "the record is there, but its layers were removed (pruned)".to_owned(),
         Reason::Forgotten => "it was built before, but its record was removed (pruned)".to_owned(),
-        // These two are told of together with others.
-        Reason::After { .. } | Reason::File { .. } => String::new(),
+        // These are told of together with others.
+        Reason::After { .. } | Reason::File { .. } | Reason::MoreFiles { .. } => String::new(),
         Reason::Files => format!("{instruction}: files changed; which is not known any more"),
         Reason::Command { old, new } => {
             let (old, new) = differing(old, new);

@@ -9,6 +9,7 @@ mod telling;
 
 pub(crate) use listing::{Listed, Listing, kind_byte};
 
+use crate::report::Origin;
 use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Solver, VertexId};
 use std::collections::{BTreeSet, HashMap};
@@ -41,8 +42,8 @@ impl Place {
 struct Note {
     /// The key under which its result was found.
     found: Option<CacheKey>,
-    /// Whether somebody else did it while it was waited for.
-    was_awaited: bool,
+    /// Where its result came from, if not from a record of the store that was there from the start.
+    origin: Option<Origin>,
     /// Whether there was a record whose layers are gone.
     was_pruned: bool,
     /// When it was begun, and how long it took if it came to its end.
@@ -93,7 +94,13 @@ impl Journal {
 
     /// A step was done by somebody else, whose result is taken.
     pub fn awaited(&self, vertex: VertexId, key: CacheKey) {
-        self.note(vertex, |note| (note.found, note.was_awaited) = (Some(key), true));
+        self.found(vertex, key);
+        self.came_from(vertex, Origin::OtherProcess);
+    }
+
+    /// A step's result, which was found, came from there.
+    pub fn came_from(&self, vertex: VertexId, origin: Origin) {
+        self.note(vertex, |note| note.origin = Some(origin));
     }
 
     /// What was found is of a shared cache, which has it since then, in seconds since 1970.

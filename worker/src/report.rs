@@ -203,6 +203,11 @@ pub enum Reason {
         #[serde(skip_serializing_if = "Option::is_none")]
         new: Option<String>,
     },
+    /// Further files that it reads differ.
+    MoreFiles {
+        /// How many.
+        count: usize,
+    },
     /// Files that it reads differ, and which is not known (any more).
     Files,
     /// Another command.

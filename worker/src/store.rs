@@ -8,6 +8,7 @@
 //! <root>/cache-mounts/<id>/ what `RUN --mount=type=cache` keeps
 //! <root>/locks/<name>       flocks: they die with the process that holds them
 //! <root>/locks/alive-<n>    the lock of one who makes snapshots; if nobody holds it, he died
+//! <root>/builds/<id>/       what is told of the newest builds
 //! <root>/tmp/<name>/        what one command needs for its time; locked as long as it lives
 //! ```
 //! Who gives up a lock removes its file while he holds it alone; who gets one looks whether the path still

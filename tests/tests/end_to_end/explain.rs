@@ -431,3 +431,89 @@ fn a_dry_run_says_what_would_run_and_makes_nothing() {
     assert_eq!(outcomes, ["here", "would-run", "might-run", "might-run"], "{report}");
     context.build(["--explain"]).success().says("COPY src/: src/a.rs changed");
 }
+
+#[test]
+fn linked_copies_and_mounted_files_are_told_of_too() {
+    let text = "FROM @\nCOPY --link a /a\nRUN --mount=type=bind,target=/here cat /here/b > /b\n";
+    let context = on_busybox(text);
+    context.write("a", "1").write("b", "1");
+    context.build(NONE).success();
+    context.write("a", "2");
+    explained(
+        &context,
+        &[],
+        &[
+            "[stage-0 1/3] FROM @: known, nothing pulled",
+            "[stage-0 2/3] COPY --link a /a: miss",
+            "    COPY --link a: a changed",
+            "[stage-0 3/3] RUN --mount=type=bind,target=/here cat /here/b > /b: miss",
+            "    after step [stage-0 2/3] COPY --link a /a, which ran again",
+            "    RUN: a changed",
+        ],
+    );
+    context.write("b", "2");
+    explained(
+        &context,
+        &[],
+        &[
+            "[stage-0 1/3] FROM @: known, nothing pulled",
+            "[stage-0 2/3] COPY --link a /a: hit",
+            "[stage-0 3/3] RUN --mount=type=bind,target=/here cat /here/b > /b: miss",
+            "    RUN: b changed",
+        ],
+    );
+}
+
+#[test]
+fn the_same_dockerfile_in_another_folder_is_compared_with_the_first() {
+    let context = four();
+    context.build(NONE).success();
+    let other = context.path("other");
+    std::fs::create_dir_all(other.join("src")).expect("a folder");
+    for name in ["Dockerfile", "src/a.rs", "src/b.rs"] {
+        std::fs::copy(context.context().join(name), other.join(name)).expect("a copy");
+    }
+    std::fs::write(other.join("src/b.rs"), "changed").expect("its own file");
+    let finished = context.kiln(["build", "--explain", "other"]).run().success();
+    let lines = lines_of(&finished.stderr);
+    assert_eq!(lines[1..3], ["[2/4] COPY src/ /src/: miss", "    COPY src/: src/b.rs changed"], "{finished}");
+}
+
+#[test]
+fn a_step_that_another_process_did_meanwhile_is_told_as_such() {
+    let context = on_busybox("FROM @\nRUN echo begun; sleep 1.5\n");
+    let first = context.building(NONE).start();
+    let started = std::time::Instant::now();
+    while !first.stderr_so_far().contains(" begun") && started.elapsed().as_secs() < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let second = context.build(["--explain"]).success();
+    let first = first.wait(kiln_tests::TIME_LIMIT).success();
+    first.does_not_say("CACHED");
+    explains(
+        &second,
+        &[
+            "[1/2] FROM @: known, nothing pulled",
+            "[2/2] RUN echo begun; sleep 1.5: hit, another process has just done it",
+        ],
+    );
+}
+
+#[test]
+fn builds_of_other_targets_do_not_make_a_step_forget_its_earlier_self() {
+    let text = "FROM @ AS one\nCOPY in /in\nFROM @ AS two\nRUN echo 2 > /two\n";
+    let context = on_busybox(text);
+    context.write("in", "1");
+    context.build(["--target=one"]).success();
+    context.build(["--target=two"]).success();
+    context.write("in", "2");
+    explained(
+        &context,
+        &["--target=one"],
+        &[
+            "[one 1/2] FROM @: known, nothing pulled",
+            "[one 2/2] COPY in /in: miss",
+            "    COPY in: in changed",
+        ],
+    );
+}

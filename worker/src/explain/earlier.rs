@@ -9,6 +9,10 @@ use kiln_solver::{CacheKey, ContentId, InputKey, Op, Solver, StepInputs, Vertex,
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// With more pairs of steps than this only steps are compared that are near each other in their stage.
+const PAIRS_MAX: usize = 100_000;
+/// How near.
+const NEAR: usize = 16;
 /// How many steps of the same name elsewhere are looked at.
 const ELSEWHERE_MAX: usize = 8;
 
@@ -51,6 +55,13 @@ pub(super) struct Slot {
     pub kind: StepKind,
     pub number: usize,
     pub key: Digest,
+}
+
+impl Slot {
+    /// Which of a stage's steps of a kind it is.
+    pub fn place(&self) -> (&str, StepKind, usize) {
+        (&self.stage, self.kind, self.number)
+    }
 }
 
 impl Input {
@@ -155,12 +166,15 @@ pub(super) fn selves(
             candidates.push((slot, kept));
         }
     }
+    candidates.sort_by(|(a, _), (b, _)| a.place().cmp(&b.place()));
+    let is_large = candidates.len().saturating_mul(missed.len()) > PAIRS_MAX;
     let slots: BTreeMap<VertexId, &Slot> = now.iter().map(|(id, slot)| (*id, slot)).collect();
     let mut found = BTreeMap::new();
     for pass in [Pass::Same, Pass::Place, Pass::Stage] {
         for (id, kept) in missed {
             let Some(slot) = slots.get(id).filter(|_| !found.contains_key(id)) else { continue };
-            let fits = candidates.iter().filter(|(old, earlier)| {
+            let near = if is_large { near(&candidates, slot) } else { &candidates };
+            let fits = near.iter().filter(|(old, earlier)| {
                 !taken.contains(&old.key) && old.kind == slot.kind && pass.fits(slot, kept, old, earlier)
             });
             let best = fits.min_by_key(|(old, earlier)| {
@@ -188,6 +202,15 @@ pub(super) fn selves(
         }
     }
     Ok(found)
+}
+
+/// Those of the candidates, which are sorted, that are near a slot.
+fn near<'c, 's>(candidates: &'c [(&'s Slot, Kept)], slot: &Slot) -> &'c [(&'s Slot, Kept)] {
+    let (stage, kind, number) = slot.place();
+    let first = (stage, kind, number.saturating_sub(NEAR));
+    let start = candidates.partition_point(|(old, _)| old.place() < first);
+    let end = candidates.partition_point(|(old, _)| old.place() <= (stage, kind, number + NEAR));
+    &candidates[start..end]
 }
 
 /// How surely an earlier step is the same one.

@@ -10,6 +10,11 @@ use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
 use std::collections::BTreeSet;
 
+/// How many steps are named that a step comes after.
+const AFTER_MAX: usize = 3;
+/// How many files of a selection are named.
+const FILES_MAX: usize = 500;
+
 /// All that a reason may be found in.
 pub(super) struct Finding<'a> {
     pub meta: &'a Meta,
@@ -113,7 +118,12 @@ impl Finding<'_> {
         let Some(found) = found else { return Ok(vec![Reason::Files]) };
         let reason =
             |d: listing::Difference| Reason::File { change: d.change, path: d.path, old: d.old, new: d.new };
-        Ok(found.into_iter().map(reason).collect())
+        let more = found.len().saturating_sub(FILES_MAX);
+        let mut reasons: Vec<Reason> = found.into_iter().take(FILES_MAX).map(reason).collect();
+        if more > 0 {
+            reasons.push(Reason::MoreFiles { count: more });
+        }
+        Ok(reasons)
     }
 
     /// The input that is not what it was: a base image, or a step.
@@ -156,14 +166,20 @@ impl Finding<'_> {
     }
 
     /// The steps that a step is made from and that were done too, through layers that are only laid on each other.
+    /// Of many those that lie on top.
     fn inputs_that_ran(&self, vertex: VertexId) -> Vec<Reason> {
-        let mut out = Vec::new();
-        for edge in &self.solver.definition().vertex(vertex).inputs {
-            let this = self.solver.definition().vertex(edge.vertex);
-            if matches!(this.op, Op::Merge | Op::Diff) {
-                out.extend(self.inputs_that_ran(edge.vertex));
-            } else if self.outcomes[edge.vertex.index()].is_miss() {
-                out.push(self.after(edge.vertex));
+        let (mut out, mut seen) = (Vec::new(), BTreeSet::new());
+        let inputs =
+            |vertex: VertexId| self.solver.definition().vertex(vertex).inputs.iter().map(|e| e.vertex);
+        let mut open: Vec<VertexId> = inputs(vertex).collect();
+        while let Some(input) = open.pop().filter(|_| out.len() < AFTER_MAX) {
+            if !seen.insert(input) {
+                continue;
+            }
+            if matches!(self.solver.definition().vertex(input).op, Op::Merge | Op::Diff) {
+                open.extend(inputs(input));
+            } else if self.outcomes[input.index()].is_miss() {
+                out.push(self.after(input));
             }
         }
         out

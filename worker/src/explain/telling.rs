@@ -11,7 +11,7 @@ use crate::store::now_s;
 use crate::worker::BuildResult;
 use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Definition, Foresight, Op, Solver, Vertex, VertexId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::UNIX_EPOCH;
 
 /// What is worked out at a build's end.
@@ -176,7 +176,7 @@ impl<'b> Telling<'b> {
         let origin = match note.found {
             _ if outcome != Outcome::Hit => None,
             _ if note.shared.is_some() => Some(Origin::Cache),
-            _ if note.was_awaited => Some(Origin::OtherProcess),
+            _ if note.origin.is_some() => note.origin.clone(),
             Some(found) if Some(found) != key => Some(Origin::Content),
             _ => Some(Origin::Chain),
         };
@@ -242,18 +242,16 @@ impl<'b> Telling<'b> {
             |id: &VertexId| !matches!(self.outcomes[id.index()], Outcome::Failed | Outcome::NotReached);
         let made: Vec<&(VertexId, Slot)> = slots.iter().filter(|(id, _)| is_made(id)).collect();
         let mut place: Vec<Slot> = made.iter().map(|(_, slot)| slot.clone()).collect();
-        let is_replaced = |old: &Slot| {
-            let is_same =
-                |slot: &&Slot| (&slot.stage, slot.kind, slot.number) == (&old.stage, old.kind, old.number);
-            place.iter().any(|slot| is_same(&slot))
-        };
         // Stages that this build's target did not need, and steps that it did not come to, stay as they were.
         let is_cut_short = made.len() < slots.len();
-        let has_stage = |old: &Slot| place.iter().any(|slot| slot.stage == old.stage);
-        let stays = |old: &&Slot| !is_replaced(old) && (is_cut_short || !has_stage(old));
+        let places: BTreeSet<_> = made.iter().map(|(_, slot)| slot.place()).collect();
+        let stages: BTreeSet<&str> = made.iter().map(|(_, slot)| slot.stage.as_str()).collect();
+        let stays = |old: &&Slot| {
+            !places.contains(&old.place()) && (is_cut_short || !stages.contains(old.stage.as_str()))
+        };
         let rest: Vec<Slot> = before.iter().filter(stays).cloned().collect();
         place.extend(rest);
-        place.sort_by(|a, b| (&a.stage, a.kind, a.number).cmp(&(&b.stage, b.kind, b.number)));
+        place.sort_by(|a, b| a.place().cmp(&b.place()));
         let ran = made.iter().any(|(id, _)| self.outcomes[id.index()] == Outcome::Ran);
         if place == before && !ran {
             return Ok(());
