@@ -3,6 +3,7 @@
 
 mod args;
 mod build;
+mod cache_mount;
 mod check;
 mod contexts;
 mod debug;
@@ -59,6 +60,7 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Inspect(args) => images::inspect(&open(&[])?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
+        Command::CacheMount { what } => cache_mount::run(what, open),
         Command::Debug { what } => debug::run(what, open),
     }
 }

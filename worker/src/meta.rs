@@ -10,6 +10,8 @@
 //! same     op, content, layer                                       what a command made before
 //! image    name, config, manifest, media_type, layers, created_s    names of images and of indexes of them
 //! memo     folder, entries                                          digests of a folder's files
+//! cache_mount  name, id, begins, used_s, imported                   what `RUN --mount=type=cache` keeps
+//! packed   content, pieces                                          what files of these became when packed
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
 //! ```
 //! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
@@ -23,11 +25,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod cache_mounts;
 mod files;
 mod images;
 mod layers;
 mod records;
 
+pub(crate) use cache_mounts::CacheMountRow;
 pub(crate) use files::FetchedRow;
 pub use images::ImageRow;
 pub(crate) use layers::LayerRow;
@@ -53,7 +57,7 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 ";
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
-const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND]];
+const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND, cache_mounts::SECOND]];
 
 /// The metadata of a store.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! A worker: the store and the registries of one process, and what can be asked of it.
 
+mod cache_mounts;
+
 use crate::WorkerError;
 use crate::annotation::Annotation;
 use crate::build::Build;
