@@ -174,6 +174,11 @@ fn name(id: &str, begins: &str) -> String {
     Digest::of(format!("{id}\0{begins}").as_bytes()).hex()
 }
 
+/// An id as the user wrote it. In an op it stands behind a namespace, mostly none, and a slash.
+fn familiar(id: &str) -> &str {
+    id.strip_prefix('/').unwrap_or(id)
+}
+
 /// What the lock of a cache is called.
 fn lock_name(name: &str) -> String {
     format!("cache-{name}")
@@ -207,6 +212,7 @@ fn locked(
 
 /// What is said of a wait for a cache.
 fn wait_text(id: &str, holder: Option<u32>) -> String {
+    let id = familiar(id);
     match holder {
         Some(holder) if holder == std::process::id() => {
             format!("waiting for the cache mount {id}, which another step of this build uses")

@@ -1,6 +1,7 @@
 //! Claims about the built binary, each a test that runs it as a process.
 
 mod as_buildkit;
+mod cache_mounts;
 mod caching;
 mod contexts;
 mod debug;

@@ -76,7 +76,14 @@ pub(crate) fn export(
     let wanted = wanted.map_or(known, <[String]>::to_vec);
     let waiting = Waiting { cancel, tell };
     match place {
-        MountsPlace::Folder(folder) => to_folder(store, &wanted, folder, keeps_others, &waiting),
+        MountsPlace::Folder(folder) => {
+            listed_for_writing(folder)?;
+            std::fs::create_dir_all(folder).map_err(WorkerError::io("create", folder))?;
+            // Two who write to it at once would remove each other's pieces.
+            let lock = File::open(folder).map_err(WorkerError::io("open", folder))?;
+            lock.lock().map_err(WorkerError::io("lock", folder))?;
+            to_folder(store, &wanted, folder, keeps_others, &waiting)
+        }
         MountsPlace::Tar(path) => {
             let (folder, _held) = store.temporary_folder()?;
             let moved = to_folder(store, &wanted, folder.path(), false, &waiting)?;
@@ -94,9 +101,6 @@ fn to_folder(
     waiting: &Waiting<'_>,
 ) -> Result<Vec<MovedMount>, WorkerError> {
     let old = listed_for_writing(folder)?;
-    std::fs::create_dir_all(folder).map_err(WorkerError::io("create", folder))?;
-    let lock = File::open(folder).map_err(WorkerError::io("open", folder))?;
-    lock.lock().map_err(WorkerError::io("lock", folder))?;
     let content = Layout::open(folder)?;
     content.sweep()?;
     let before: HashSet<Digest> = content.digests()?.into_iter().collect();
@@ -162,7 +166,7 @@ fn listed_for_writing(folder: &Path) -> Result<Vec<Descriptor>, WorkerError> {
     if entries.next().is_none() {
         return Ok(Vec::new());
     }
-    let other = || CacheMountError::OtherFolder(folder.to_owned()).into();
+    let other = || CacheMountError::NotOurs(folder.to_owned()).into();
     if !folder.join(LAYOUT_FILE).is_file() {
         return Err(other());
     }

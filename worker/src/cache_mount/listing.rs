@@ -3,7 +3,7 @@
 use super::manifest::CacheMountError;
 use super::pack::memo_name;
 use super::scan::unless_gone;
-use super::{current, folder_of, lock_name};
+use super::{current, familiar, folder_of, lock_name};
 use crate::WorkerError;
 use crate::meta::CacheMountRow;
 use crate::store::Store;
@@ -48,7 +48,8 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CacheMount>, WorkerError> {
         let bytes = size_bytes(&Tree::open(&generation.path)?)?;
         let row = rows.remove(&name);
         let used_s = row.as_ref().map(|row| row.used_s);
-        let (id, begins) = row.map_or((None, String::new()), |row| (Some(row.id), row.begins));
+        let (id, begins) =
+            row.map_or((None, String::new()), |row| (Some(familiar(&row.id).to_owned()), row.begins));
         all.push(CacheMount { id, name, begins, bytes, used_s });
     }
     let number = |mount: &CacheMount| mount.fork().unwrap_or(0);
@@ -62,8 +63,9 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CacheMount>, WorkerError> {
 /// The ids of all cache mounts that can be packed.
 pub(crate) fn ids(store: &Store) -> Result<Vec<String>, WorkerError> {
     let rows = store.meta.cache_mounts()?.into_iter();
-    let mut ids: Vec<String> =
-        rows.filter(|row| folder_of(store, &row.name).join("current").is_dir()).map(|row| row.id).collect();
+    let rows = rows.filter(|row| folder_of(store, &row.name).join("current").is_dir());
+    let mut ids: Vec<String> = rows.map(|row| familiar(&row.id).to_owned()).collect();
+    ids.sort_unstable();
     ids.dedup();
     Ok(ids)
 }

@@ -64,7 +64,7 @@ pub enum CacheMountError {
     },
     /// A folder for cache mounts has something else in it.
     #[error("{0} has other things in it than cache mounts: name another folder")]
-    OtherFolder(PathBuf),
+    NotOurs(PathBuf),
     /// A folder of cache mounts has none of that id.
     #[error("{folder} has no cache mount `{id}`")]
     NotThere {

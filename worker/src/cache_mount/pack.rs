@@ -9,7 +9,7 @@
 use super::chunks::Chunks;
 use super::manifest::{FileNode, MANIFEST_TYPE, Manifest, PIECE_BYTES_MAX, Piece, Unit, compressed};
 use super::scan::{Found, node, scan, unless_gone};
-use super::{Waiting, current, folder_of, locked, name};
+use super::{Waiting, current, familiar, folder_of, locked, name};
 use crate::WorkerError;
 use crate::memo::Memo;
 use crate::meta::CacheMountRow;
@@ -36,7 +36,7 @@ const TRIES: usize = 3;
 /// A packed cache mount.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedMount {
-    /// Its id.
+    /// Its id, as the user wrote it.
     pub id: String,
     /// What tells it from others of that id, which begin with something else.
     pub name: String,
@@ -87,13 +87,13 @@ impl Packer<'_> {
     pub fn pack(&self, id: &str) -> Result<Vec<PackedMount>, WorkerError> {
         let rows = self.store.meta.cache_mounts()?.into_iter();
         // What private steps had besides the first cache is only more of the same.
-        let rows = rows.filter(|row| row.id == id && row.name == name(id, &row.begins));
+        let rows = rows.filter(|row| familiar(&row.id) == id && row.name == name(&row.id, &row.begins));
         rows.filter_map(|row| self.one(&row).transpose()).collect()
     }
 
     /// Packs one cache; `None` if it was removed.
     fn one(&self, row: &CacheMountRow) -> Result<Option<PackedMount>, WorkerError> {
-        let tell = |holder| (self.waiting.tell)(&row.id, holder);
+        let tell = |holder| (self.waiting.tell)(familiar(&row.id), holder);
         let _held = locked(self.store, &row.name, Sharing::Shared, self.waiting.cancel, &tell)?;
         let Some(generation) = current(&folder_of(self.store, &row.name))? else { return Ok(None) };
         let tree = Tree::open(&generation.path)?.subtree(b"data")?;
@@ -119,7 +119,7 @@ impl Packer<'_> {
         if !(self.known)(&descriptor.digest) {
             self.content.put(&blob)?;
         }
-        let (id, name, pieces) = (row.id.clone(), row.name.clone(), manifest.pieces());
+        let (id, name, pieces) = (familiar(&row.id).to_owned(), row.name.clone(), manifest.pieces());
         Ok(Some(PackedMount { id, name, manifest: descriptor, pieces }))
     }
 

@@ -9,7 +9,7 @@ use super::manifest::{
     Bytes, CacheMountError, FileNode, Manifest, Node, Other, OtherKind, Piece, Unit, decompressed,
 };
 use super::merge::{is_missing, merge};
-use super::{Waiting, begin, current, folder_of, locked, make_current, name, own, remove_unused};
+use super::{Waiting, begin, current, familiar, folder_of, locked, make_current, name, own, remove_unused};
 use crate::WorkerError;
 use crate::output::stopping;
 use crate::store::{Sharing, Store};
@@ -71,14 +71,20 @@ pub(super) fn unpack_telling(
     let manifest = Manifest::from_blob(blob)?;
     let name = name(&manifest.id, &manifest.begins);
     let (digest, parent) = (Digest::of(blob), folder_of(store, &name));
-    let tell = |holder| (waiting.tell)(&manifest.id, holder);
+    let tell = |holder| (waiting.tell)(familiar(&manifest.id), holder);
     let _held = locked(store, &name, Sharing::Alone, waiting.cancel, &tell)?;
     let row = store.meta.cache_mount(&name)?;
     let imported = row.as_ref().and_then(|row| row.imported);
     let live = current(&parent)?;
     let live =
         live.map(|live| Tree::open(&live.path)?.subtree(b"data").map(|tree| (live, tree))).transpose()?;
-    let mut done = ImportedMount { id: manifest.id.clone(), name, taken: Taken::Left, pieces: 0, bytes: 0 };
+    let mut done = ImportedMount {
+        id: familiar(&manifest.id).to_owned(),
+        name,
+        taken: Taken::Left,
+        pieces: 0,
+        bytes: 0,
+    };
     if live.is_some() && imported == Some(digest) {
         return Ok(done);
     }
@@ -261,14 +267,16 @@ impl<'a> Stage<'a> {
         let read = (self.open)(&piece.descriptor())?.take(piece.size + 1).read_to_end(&mut blob);
         read.map_err(WorkerError::io("read", piece.digest.to_string()))?;
         self.fetched = (self.fetched.0 + 1, self.fetched.1 + blob.len() as u64);
-        let damaged =
-            || CacheMountError::Damaged { id: self.manifest.id.clone(), what: piece.digest.to_string() };
+        let damaged = || CacheMountError::Damaged {
+            id: familiar(&self.manifest.id).to_owned(),
+            what: piece.digest.to_string(),
+        };
         decompressed(&blob, piece).ok_or_else(|| damaged().into())
     }
 
     fn damaged(&self, path: &Bytes) -> WorkerError {
         let what = String::from_utf8_lossy(&path.0).into_owned();
-        CacheMountError::Damaged { id: self.manifest.id.clone(), what }.into()
+        CacheMountError::Damaged { id: familiar(&self.manifest.id).to_owned(), what }.into()
     }
 }
 

@@ -19,7 +19,7 @@ CREATE TABLE packed (content TEXT PRIMARY KEY, pieces TEXT NOT NULL) WITHOUT ROW
 pub(crate) struct CacheMountRow {
     /// What its folder is called.
     pub name: String,
-    /// Its id, as steps give it.
+    /// Its id, as steps have it: behind a namespace and a slash.
     pub id: String,
     /// What it began with: content and path; empty for an empty folder.
     pub begins: String,
