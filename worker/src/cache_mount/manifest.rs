@@ -7,7 +7,7 @@
 
 use super::chunks;
 use crate::WorkerError;
-use kiln_oci::{Descriptor, Digest, MediaType};
+use kiln_oci::{Descriptor, Digest, Hasher, MediaType};
 use kiln_snapshotter::compress::{Compression, Encoder, decoder};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::HashSet;
@@ -100,6 +100,9 @@ pub(super) struct Manifest {
 /// Files, and the pieces that hold their contents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Unit {
+    /// What stands for the contents of its files: see [`content_of`]. One for all, as digests are most of what a
+    /// manifest has to say anew each time.
+    pub content: Digest,
     pub pieces: Vec<Piece>,
     pub files: Vec<FileNode>,
 }
@@ -119,7 +122,6 @@ pub(super) struct Piece {
 pub(super) struct FileNode {
     pub node: Node,
     pub size: u64,
-    pub digest: Digest,
 }
 
 /// Something that is no file.
@@ -301,6 +303,13 @@ impl Node {
         }
         if paths.insert(path) { Ok(()) } else { Err("it has a path twice") }
     }
+}
+
+/// What stands for the contents of files that are packed together: the digest of their digests.
+pub(super) fn content_of(digests: impl IntoIterator<Item = Digest>) -> Digest {
+    let mut hasher = Hasher::new();
+    digests.into_iter().for_each(|digest| hasher.update(digest.as_bytes()));
+    hasher.finish()
 }
 
 /// The folder of a path.

@@ -7,7 +7,9 @@
 //! A file that is written to while it is read is read again, and at last left out. It does not know where pieces go.
 
 use super::chunks::Chunks;
-use super::manifest::{FileNode, MANIFEST_TYPE, Manifest, PIECE_BYTES_MAX, Piece, Unit, compressed};
+use super::manifest::{
+    FileNode, MANIFEST_TYPE, Manifest, PIECE_BYTES_MAX, Piece, Unit, compressed, content_of,
+};
 use super::scan::{Found, node, scan, unless_gone};
 use super::{Waiting, current, familiar, folder_of, locked, name};
 use crate::WorkerError;
@@ -201,10 +203,11 @@ impl Packing<'_> {
         if let Some(unit) = self.known_group(found)? {
             return Ok(Some(unit));
         }
-        let (mut bytes, mut files) = (Vec::new(), Vec::new());
+        let (mut bytes, mut files, mut digests) = (Vec::new(), Vec::new(), Vec::new());
         for file in found {
-            if let Some((node, content)) = self.small(file)? {
-                bytes.extend_from_slice(&content);
+            if let Some((node, own)) = self.small(file)? {
+                digests.push(Digest::of(&own));
+                bytes.extend_from_slice(&own);
                 files.push(node);
             }
         }
@@ -212,8 +215,9 @@ impl Packing<'_> {
             return Ok(None);
         }
         let pieces = if bytes.is_empty() { Vec::new() } else { vec![self.packer.put(&bytes)?] };
-        self.remember(content_of(files.iter().map(|file| file.digest)), &pieces);
-        Ok(Some(Unit { pieces, files }))
+        let content = content_of(digests);
+        self.remember(content, &pieces);
+        Ok(Some(Unit { content, pieces, files }))
     }
 
     /// A group of which nothing must be read.
@@ -221,13 +225,14 @@ impl Packing<'_> {
         let Some(digests) = found.iter().map(|f| self.memo.get(&f.stat)).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
-        let Some(pieces) = self.known_pieces(content_of(digests.iter().copied()))? else { return Ok(None) };
+        let content = content_of(digests);
+        let Some(pieces) = self.known_pieces(content)? else { return Ok(None) };
         let mut files = Vec::new();
-        for (file, digest) in found.iter().zip(digests) {
+        for file in found {
             let Some(node) = node(&self.tree, &file.path, &file.stat)? else { return Ok(None) };
-            files.push(FileNode { node, size: file.stat.size, digest });
+            files.push(FileNode { node, size: file.stat.size });
         }
-        Ok(Some(Unit { pieces, files }))
+        Ok(Some(Unit { content, pieces, files }))
     }
 
     /// What some content became, if all of it is where it goes.
@@ -252,8 +257,8 @@ impl Packing<'_> {
             let read = (&file).take(LARGE_BYTES).read_to_end(&mut bytes);
             read.map_err(WorkerError::io("read", String::from_utf8_lossy(&found.path).into_owned()))?;
             if bytes.len() as u64 == stat.size && is_still(&file, &stat) {
-                let digest = Digest::of(&bytes);
-                return Ok(self.file(found, &stat, digest)?.map(|file| (file, bytes)));
+                self.memo.note(&stat, Digest::of(&bytes));
+                return Ok(self.file(found, &stat)?.map(|file| (file, bytes)));
             }
         }
         Ok(None)
@@ -263,10 +268,11 @@ impl Packing<'_> {
         for _ in 0..TRIES {
             let Some((file, stat)) = self.open(found)? else { return Ok(None) };
             if let Some(digest) = self.memo.get(&stat)
-                && let Some(pieces) = self.known_pieces(content_of([digest].into_iter()))?
+                && let Some(pieces) = self.known_pieces(content_of([digest]))?
             {
-                let file = self.file(found, &stat, digest)?;
-                return Ok(file.map(|file| Unit { pieces, files: vec![file] }));
+                let content = content_of([digest]);
+                let file = self.file(found, &stat)?;
+                return Ok(file.map(|file| Unit { content, pieces, files: vec![file] }));
             }
             let (mut pieces, mut hasher) = (Vec::new(), Hasher::new());
             let mut chunks = Chunks::new((&file).take(stat.size));
@@ -279,18 +285,19 @@ impl Packing<'_> {
             let held: u64 = pieces.iter().map(|piece| piece.holds).sum();
             if held == stat.size && is_still(&file, &stat) {
                 let digest = hasher.finish();
-                self.remember(content_of([digest].into_iter()), &pieces);
-                let file = self.file(found, &stat, digest)?;
-                return Ok(file.map(|file| Unit { pieces, files: vec![file] }));
+                self.memo.note(&stat, digest);
+                let content = content_of([digest]);
+                self.remember(content, &pieces);
+                let file = self.file(found, &stat)?;
+                return Ok(file.map(|file| Unit { content, pieces, files: vec![file] }));
             }
         }
         Ok(None)
     }
 
-    fn file(&self, found: &Found, stat: &NodeStat, digest: Digest) -> Result<Option<FileNode>, WorkerError> {
-        self.memo.note(stat, digest);
+    fn file(&self, found: &Found, stat: &NodeStat) -> Result<Option<FileNode>, WorkerError> {
         let node = node(&self.tree, &found.path, stat)?;
-        Ok(node.map(|node| FileNode { node, size: stat.size, digest }))
+        Ok(node.map(|node| FileNode { node, size: stat.size }))
     }
 
     fn open(&self, found: &Found) -> Result<Option<(File, NodeStat)>, WorkerError> {
@@ -299,13 +306,6 @@ impl Packing<'_> {
         let stat = stat_of(&metadata);
         Ok(Some((file, stat)))
     }
-}
-
-/// What stands for the contents of files that are packed together.
-fn content_of(digests: impl Iterator<Item = Digest>) -> Digest {
-    let mut hasher = Hasher::new();
-    digests.for_each(|digest| hasher.update(digest.as_bytes()));
-    hasher.finish()
 }
 
 /// Whether nobody wrote to a file since it was looked at.

@@ -6,7 +6,7 @@
 //! It does not know where pieces come from.
 
 use super::manifest::{
-    Bytes, CacheMountError, FileNode, Manifest, Node, Other, OtherKind, Piece, Unit, decompressed,
+    Bytes, CacheMountError, FileNode, Manifest, Node, Other, OtherKind, Piece, Unit, content_of, decompressed,
 };
 use super::merge::{is_missing, merge};
 use super::{Waiting, begin, current, familiar, folder_of, locked, make_current, name, own, remove_unused};
@@ -203,61 +203,58 @@ impl<'a> Stage<'a> {
 
     fn unit(&mut self, unit: &Unit, needed: &HashSet<&Bytes>, late: &mut Late) -> Result<(), WorkerError> {
         let wanted: Vec<&FileNode> = unit.files.iter().filter(|f| needed.contains(&f.node.path)).collect();
-        if wanted.is_empty() || self.reuse(&wanted, late)? {
+        if wanted.is_empty() || self.reuse(unit, late)? {
             return Ok(());
         }
         let to = self.to;
         let mut content =
             Content { stage: self, pieces: unit.pieces.iter(), now: Cursor::default(), failed: None };
-        let mut done = 0;
+        let mut digests = Vec::new();
         for file in &unit.files {
-            let is_wanted = needed.contains(&file.node.path);
             let mut hashing = Hashing { inner: (&mut content).take(file.size), hasher: Hasher::new() };
-            let written = if is_wanted {
-                done += 1;
+            let written = if needed.contains(&file.node.path) {
                 write(file, &mut hashing, late, to)
             } else {
                 let skipped = io::copy(&mut hashing, &mut io::sink());
                 skipped.map(drop).map_err(WorkerError::io("read", "a piece of a cache mount"))
             };
-            let digest = hashing.hasher.finish();
+            digests.push(hashing.hasher.finish());
             if let Some(error) = content.failed.take() {
                 return Err(error);
             }
             written?;
-            if digest != file.digest {
-                return Err(content.stage.damaged(&file.node.path));
-            }
-            if done == wanted.len() {
-                break;
-            }
+        }
+        if content_of(digests) != unit.content {
+            return Err(self.damaged(&wanted[0].node.path));
         }
         self.files += wanted.len();
         Ok(())
     }
 
-    /// Takes files from what is here, if all of them are.
-    fn reuse(&mut self, wanted: &[&FileNode], late: &mut Late) -> Result<bool, WorkerError> {
+    /// Takes the files of a unit from what is here, if all of them are.
+    fn reuse(&mut self, unit: &Unit, late: &mut Late) -> Result<bool, WorkerError> {
         let Some(live) = self.live.filter(|_| !self.keeps_live) else { return Ok(false) };
         let open = |file: &FileNode| live.open_file(&file.node.path.0).ok();
-        let is_same = |file: &FileNode| {
-            let Some(mut there) = open(file) else { return false };
-            let mut hashing = Hashing { inner: &mut there, hasher: Hasher::new() };
+        let digest = |file: &FileNode| {
+            let mut hashing = Hashing { inner: open(file)?, hasher: Hasher::new() };
             let read = io::copy(&mut (&mut hashing).take(file.size + 1), &mut io::sink());
-            read.is_ok_and(|read| read == file.size) && hashing.hasher.finish() == file.digest
+            read.is_ok_and(|read| read == file.size).then(|| hashing.hasher.finish())
         };
-        if !wanted.iter().all(|file| is_same(file)) {
+        let here: Option<Vec<Digest>> = unit.files.iter().map(digest).collect();
+        if here.map(content_of) != Some(unit.content) {
             return Ok(false);
         }
-        for file in wanted {
+        let mut digests = Vec::new();
+        for file in &unit.files {
             let Some(there) = open(file) else { return Err(self.damaged(&file.node.path)) };
             let mut hashing = Hashing { inner: there.take(file.size), hasher: Hasher::new() };
             write(file, &mut hashing, late, self.to)?;
-            if hashing.hasher.finish() != file.digest {
-                return Err(self.damaged(&file.node.path));
-            }
+            digests.push(hashing.hasher.finish());
         }
-        self.files += wanted.len();
+        if content_of(digests) != unit.content {
+            return Err(self.damaged(&unit.files[0].node.path));
+        }
+        self.files += unit.files.len();
         Ok(true)
     }
 

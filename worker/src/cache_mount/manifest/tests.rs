@@ -13,8 +13,9 @@ fn folder(path: &[u8]) -> Other {
 fn unit(path: &[u8]) -> Unit {
     let piece = Piece { digest: Digest::of(b"blob"), size: 10, holds: 3 };
     Unit {
+        content: content_of([Digest::of(b"abc")]),
         pieces: vec![piece],
-        files: vec![FileNode { node: node(path), size: 3, digest: Digest::of(b"abc") }],
+        files: vec![FileNode { node: node(path), size: 3 }],
     }
 }
 
