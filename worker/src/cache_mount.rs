@@ -235,6 +235,8 @@ fn private(store: &Store, name: String) -> Result<(String, Lock), WorkerError> {
     for i in 0..PRIVATE_CACHES_MAX {
         let name = if i == 0 { name.clone() } else { format!("{name}-{i}") };
         if let Some(lock) = store.try_lock(&lock_name(&name))? {
+            // A dead one's signature must not stay.
+            lock.sign();
             return Ok((name, lock));
         }
     }

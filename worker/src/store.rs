@@ -296,7 +296,7 @@ impl Lock {
 
 impl Lock {
     /// Writes into the file who holds it. It is only a hint: what can't be written is not known.
-    fn sign(&self) {
+    pub fn sign(&self) {
         let holder = match self.sharing {
             Sharing::Alone => std::process::id().to_string(),
             Sharing::Shared => String::new(),
