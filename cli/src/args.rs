@@ -1,5 +1,6 @@
 //! The command line. Names are Docker's wherever Docker has one. It does not know what they lead to.
 
+use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
@@ -36,6 +37,11 @@ pub(crate) enum Command {
     Rmi(RmiArgs),
     /// Show why the steps of an earlier build ran, or did not
     Explain(ExplainArgs),
+    /// List, export, import and remove what RUN --mount=type=cache keeps
+    CacheMount {
+        #[command(subcommand)]
+        what: CacheMountCommand,
+    },
     /// Show what kiln makes of a Dockerfile before it builds
     Debug {
         #[command(subcommand)]

@@ -3,6 +3,7 @@
 
 mod args;
 mod build;
+mod cache_mount;
 mod caches;
 mod check;
 mod contexts;
@@ -63,6 +64,7 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
         Command::Explain(args) => explain::run(&open(&[])?, &args),
+        Command::CacheMount { what } => cache_mount::run(what, open),
         Command::Debug { what } => debug::run(what, open),
     }
 }

@@ -7,14 +7,39 @@
 //! A generation is filled before `current` leads to it, and never emptied: a build that begins anew makes
 //! another one, and steps that run keep theirs. Who uses a generation holds a shared lock on its folder; one
 //! that is not `current` and not locked is garbage. Only who holds the lock `fill-<name>` makes or removes any.
-//! It does not know how a process sees a mount.
+//! Steps hold the lock `cache-<name>`, alone or together; who changes or removes a cache between steps holds it
+//! alone. What a name stands for is in the metadata. It does not know how a process sees a mount.
+
+mod chunks;
+mod folder;
+mod listing;
+mod manifest;
+mod merge;
+mod pack;
+mod scan;
+mod unpack;
+
+pub use folder::{MountsPlace, MovedMount};
+pub(crate) use folder::{export, import};
+pub use listing::CacheMount;
+pub(crate) use listing::{find, list, remove};
+pub use manifest::CacheMountError;
+pub use unpack::Taken;
+#[allow(unused_imports, reason = "for those who bring caches to registries and from there")]
+pub(crate) use {
+    listing::ids,
+    manifest::{MANIFEST_BYTES_MAX, MANIFEST_TYPE, PIECE_TYPE},
+    pack::{PackedMount, pack},
+    unpack::{ImportedMount, Open, unpack},
+};
 
 use crate::WorkerError;
 use crate::absence::Absence;
 use crate::build::Build;
-use crate::store::{Lock, Store, leads_to, private_folder};
+use crate::progress::Progress;
+use crate::store::{Lock, Sharing, Store, leads_to, private_folder};
 use kiln_oci::Digest;
-use kiln_runner::MountSource;
+use kiln_runner::{CancelToken, LogLine, MountSource, Stream};
 use kiln_snapshotter::{CopyOptions, Tree, Verdict, copy_tree};
 use kiln_solver::{CacheSharing, Edge, ExecOp, Mount, MountKind, VertexId};
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +47,8 @@ use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tempfile::TempDir;
 
 /// The most caches of one id that steps with `sharing=private` hold at once.
 const PRIVATE_CACHES_MAX: usize = 1000;
@@ -46,6 +73,8 @@ struct Generation {
 struct Wanted<'a> {
     mount: &'a Mount,
     input: Option<Edge>,
+    id: &'a str,
+    begins: String,
     is_locked: bool,
     places: Vec<usize>,
 }
@@ -60,21 +89,26 @@ impl Caches {
         for (place, mount) in exec.mounts.iter().enumerate() {
             let MountKind::Cache { id, sharing } = &mount.kind else { continue };
             let input = mount.input.map(|i| build.vertex(vertex).inputs[i as usize]);
-            let name = name(build, mount, input, id)?;
+            let begins = begins(build, mount, input)?;
+            let name = name(id, &begins);
             let is_private = *sharing == CacheSharing::Private;
-            let new = Wanted { mount, input, is_locked: false, places: Vec::new() };
+            let new = Wanted { mount, input, id, begins, is_locked: false, places: Vec::new() };
             let entry = wanted.entry((is_private, name)).or_insert(new);
             entry.is_locked |= *sharing == CacheSharing::Locked;
             entry.places.push(place);
         }
         for ((is_private, name), wanted) in wanted {
-            let lock_name = format!("cache-{name}");
-            let (name, lock) = match (is_private, wanted.is_locked) {
-                (true, _) => private(build.store, name)?,
-                (false, true) => (name, build.store.lock(&lock_name, build.cancel)?),
-                (false, false) => (name, build.store.lock_shared(&lock_name, build.cancel)?),
+            let started = Instant::now();
+            let tell = |holder| tell_of_wait(build, vertex, wanted.id, holder, started);
+            let (name, lock) = if is_private {
+                private(build.store, name)?
+            } else {
+                let sharing = if wanted.is_locked { Sharing::Alone } else { Sharing::Shared };
+                let lock = locked(build.store, &name, sharing, build.cancel, &tell)?;
+                (name, lock)
             };
             caches._locks.push(lock);
+            build.store.meta.use_cache_mount(&name, wanted.id, &wanted.begins)?;
             let generation = generation(build, &wanted, &name)?;
             for place in wanted.places {
                 caches.folders.insert(place, generation.path.clone());
@@ -127,29 +161,96 @@ pub(crate) fn sweep(store: &Store) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// What a cache is called: by its id, and by what it begins with.
-fn name(build: &Build<'_>, mount: &Mount, input: Option<Edge>, id: &str) -> Result<String, WorkerError> {
-    let initial = match input {
+/// What a cache begins with: a content, and a path in it; nothing for an empty folder.
+fn begins(build: &Build<'_>, mount: &Mount, input: Option<Edge>) -> Result<String, WorkerError> {
+    Ok(match input {
         Some(edge) => format!("{} {}", build.base(edge)?.content().0, mount.selector),
         None => String::new(),
-    };
-    Ok(Digest::of(format!("{id}\0{initial}").as_bytes()).hex())
+    })
+}
+
+/// What a cache is called: by its id, and by what it begins with.
+fn name(id: &str, begins: &str) -> String {
+    Digest::of(format!("{id}\0{begins}").as_bytes()).hex()
+}
+
+/// An id as the user wrote it. In an op it stands behind a namespace, mostly none, and a slash.
+fn familiar(id: &str) -> &str {
+    id.strip_prefix('/').unwrap_or(id)
+}
+
+/// What the lock of a cache is called.
+fn lock_name(name: &str) -> String {
+    format!("cache-{name}")
+}
+
+/// Whose waits end when, and who is told of them.
+struct Waiting<'a> {
+    cancel: &'a CancelToken,
+    /// Gets the id, and the process that holds the cache alone, if it is known.
+    tell: &'a (dyn Fn(&str, Option<u32>) + Sync),
+}
+
+impl<'a> Waiting<'a> {
+    /// Nobody is told.
+    #[allow(dead_code, reason = "as pack and unpack, which need it")]
+    fn silent(cancel: &'a CancelToken) -> Waiting<'a> {
+        Waiting { cancel, tell: &|_, _| {} }
+    }
+}
+
+/// Waits for a cache.
+fn locked(
+    store: &Store,
+    name: &str,
+    sharing: Sharing,
+    cancel: &CancelToken,
+    tell: &dyn Fn(Option<u32>),
+) -> Result<Lock, WorkerError> {
+    store.lock_telling(&lock_name(name), sharing, cancel, tell)
+}
+
+/// What is said of a wait for a cache.
+fn wait_text(id: &str, holder: Option<u32>) -> String {
+    let id = familiar(id);
+    match holder {
+        Some(holder) if holder == std::process::id() => {
+            format!("waiting for the cache mount {id}, which another step of this build uses")
+        }
+        Some(holder) => {
+            format!("waiting for the cache mount {id}, which another build uses (process {holder})")
+        }
+        None => format!("waiting for the cache mount {id}, which other steps use"),
+    }
+}
+
+fn tell_of_wait(build: &Build<'_>, vertex: VertexId, id: &str, holder: Option<u32>, started: Instant) {
+    let line = wait_text(id, holder).into_bytes();
+    let line = LogLine { stream: Stream::Stderr, line, at: started.elapsed() };
+    build.progress.send(Progress::Log { vertex, line: &line });
 }
 
 /// The first cache of an id that nobody has.
 fn private(store: &Store, name: String) -> Result<(String, Lock), WorkerError> {
     for i in 0..PRIVATE_CACHES_MAX {
         let name = if i == 0 { name.clone() } else { format!("{name}-{i}") };
-        if let Some(lock) = store.try_lock(&format!("cache-{name}"))? {
+        if let Some(lock) = store.try_lock(&lock_name(&name))? {
+            // A dead one's signature must not stay.
+            lock.sign();
             return Ok((name, lock));
         }
     }
     Err(WorkerError::Unsupported(format!("more than {PRIVATE_CACHES_MAX} private caches of one id at once")))
 }
 
+/// Where a cache is.
+fn folder_of(store: &Store, name: &str) -> PathBuf {
+    store.root.join("cache-mounts").join(name)
+}
+
 /// The generation that a step gets: the current one, or a new one if there is none or the build begins anew.
 fn generation(build: &Build<'_>, wanted: &Wanted<'_>, name: &str) -> Result<Generation, WorkerError> {
-    let parent = build.store.root.join("cache-mounts").join(name);
+    let parent = folder_of(build.store, name);
     let usable = || if build.begins_anew(name) { Ok(None) } else { current(&parent) };
     if let Some(current) = usable()? {
         return Ok(current);
@@ -159,10 +260,7 @@ fn generation(build: &Build<'_>, wanted: &Wanted<'_>, name: &str) -> Result<Gene
     if let Some(current) = usable()? {
         return Ok(current);
     }
-    private_folder(&parent)?;
-    let folder = tempfile::tempdir_in(&parent).map_err(WorkerError::io("create a folder in", &parent))?;
-    let lock = File::open(folder.path()).map_err(WorkerError::io("open", folder.path()))?;
-    lock.lock_shared().map_err(WorkerError::io("lock", folder.path()))?;
+    let (folder, lock) = begin(&parent)?;
     fill(build, wanted, folder.path())?;
     make_current(&parent, folder.path())?;
     build.note_begun(name);
@@ -170,6 +268,15 @@ fn generation(build: &Build<'_>, wanted: &Wanted<'_>, name: &str) -> Result<Gene
     // What can't be removed now is left to the sweep.
     let _ = remove_unused(&parent);
     Ok(generation)
+}
+
+/// A new generation, held, and removed again unless it is kept.
+fn begin(parent: &Path) -> Result<(TempDir, File), WorkerError> {
+    private_folder(parent)?;
+    let folder = tempfile::tempdir_in(parent).map_err(WorkerError::io("create a folder in", parent))?;
+    let lock = File::open(folder.path()).map_err(WorkerError::io("open", folder.path()))?;
+    lock.lock_shared().map_err(WorkerError::io("lock", folder.path()))?;
+    Ok((folder, lock))
 }
 
 /// The current generation of a cache, held; `None` if there is none.

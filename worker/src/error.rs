@@ -3,6 +3,7 @@
 
 use crate::absence::Absence;
 use crate::cache::CacheError;
+use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
 use crate::emulation::ForeignProgram;
 use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
@@ -187,6 +188,9 @@ pub enum WorkerError {
     /// A device can't be given to a step.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A cache mount could not be listed, removed, packed or unpacked.
+    #[error(transparent)]
+    CacheMount(#[from] CacheMountError),
     /// A kind of source or option that can't be done.
     #[error("{0} is not supported")]
     Unsupported(String),

@@ -37,6 +37,7 @@ pub use cache::{
     AzureOptions, CacheError, CacheExport, CacheImport, CacheKind, CacheMode, GhaOptions, LocalCache,
     MountsExport, S3Options,
 };
+pub use cache_mount::{CacheMount, CacheMountError, MountsPlace, MovedMount, Taken};
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};

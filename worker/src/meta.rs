@@ -13,6 +13,8 @@
 //! step     id, key, text, made_s, inputs                            what a step was made from, to explain later ones
 //! selection id, digest, bytes, entries                              the files that a step read
 //! place    name, used_s, steps                                      the steps that a Dockerfile had the last time
+//! cache_mount  name, id, begins, used_s, imported                   what `RUN --mount=type=cache` keeps
+//! packed   content, pieces                                          what files of these became when packed
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
 //! ```
 //! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
@@ -26,12 +28,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod cache_mounts;
 mod files;
 mod images;
 mod layers;
 mod records;
 mod steps;
 
+pub(crate) use cache_mounts::CacheMountRow;
 pub(crate) use files::FetchedRow;
 pub use images::ImageRow;
 pub(crate) use layers::LayerRow;
@@ -58,7 +62,8 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 ";
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
-const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND, steps::SECOND]];
+const VERSIONS: [&[&str]; 2] =
+    [&[FIRST], &[layers::SECOND, records::SECOND, steps::SECOND, cache_mounts::SECOND]];
 
 /// The metadata of a store.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod layout;
 pub(crate) mod stopping;
 mod whole;
 
+pub(crate) use whole::whole;
 pub use whole::write_whole;
 
 use crate::WorkerError;

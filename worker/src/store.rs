@@ -24,15 +24,17 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// The version of the whole. One of version 1 is brought to it when it is opened.
 const VERSION: &str = "2";
 /// How long a wait for a lock pauses at first, and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// A wait for so long is worth a word.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// What the locks of [`Store::mark_alive`] are called.
 const ALIVE: &str = "alive-";
@@ -64,7 +66,7 @@ struct Marks {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sharing {
+pub(crate) enum Sharing {
     Alone,
     Shared,
 }
@@ -229,7 +231,31 @@ impl Store {
         waited(cancel, || self.try_lock(name))
     }
 
+    /// The same as [`Store::lock`] and [`Store::lock_shared`], for who tells the user of long waits: after a
+    /// second `tell` is called, once, with the id of the process that holds it alone, as far as it is known.
+    pub fn lock_telling(
+        &self,
+        name: &str,
+        sharing: Sharing,
+        cancel: &CancelToken,
+        tell: &dyn Fn(Option<u32>),
+    ) -> Result<Lock, WorkerError> {
+        let path = self.lock_path(name);
+        let (started, mut told) = (Instant::now(), false);
+        let lock = waited(cancel, || {
+            let lock = Lock::take(path.clone(), sharing)?;
+            if lock.is_none() && !told && started.elapsed() >= TOLD_AFTER {
+                told = true;
+                tell(holder(&path));
+            }
+            Ok(lock)
+        })?;
+        lock.sign();
+        Ok(lock)
+    }
+
     /// Waits until nobody holds the lock `name` alone, and holds it together with others.
+    #[allow(dead_code, reason = "it is here for whoever need not tell of his waits")]
     pub fn lock_shared(&self, name: &str, cancel: &CancelToken) -> Result<Lock, WorkerError> {
         waited(cancel, || Lock::take(self.lock_path(name), Sharing::Shared))
     }
@@ -237,6 +263,11 @@ impl Store {
     /// The lock `name`, if nobody holds it.
     pub fn try_lock(&self, name: &str) -> Result<Option<Lock>, WorkerError> {
         Lock::take(self.lock_path(name), Sharing::Alone)
+    }
+
+    /// The process that holds the lock `name` alone, if it told.
+    pub fn holder(&self, name: &str) -> Option<u32> {
+        holder(&self.lock_path(name))
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
@@ -262,6 +293,24 @@ impl Lock {
             }
         }
     }
+}
+
+impl Lock {
+    /// Writes into the file who holds it. It is only a hint: what can't be written is not known.
+    pub fn sign(&self) {
+        let holder = match self.sharing {
+            Sharing::Alone => std::process::id().to_string(),
+            Sharing::Shared => String::new(),
+        };
+        if self.file.set_len(0).is_ok() {
+            let _ = self.file.write_all_at(holder.as_bytes(), 0);
+        }
+    }
+}
+
+/// Who holds a lock alone, as he wrote it.
+fn holder(path: &Path) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.parse().ok()
 }
 
 impl Drop for Lock {

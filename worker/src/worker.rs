@@ -1,6 +1,7 @@
 //! A worker: the store and the registries of one process, and what can be asked of it.
 
 mod building;
+mod cache_mounts;
 
 use crate::WorkerError;
 use crate::annotation::Annotation;

@@ -2,6 +2,7 @@
 
 mod advice;
 mod as_buildkit;
+mod cache_mounts;
 mod caching;
 mod contexts;
 mod debug;

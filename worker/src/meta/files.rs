@@ -29,6 +29,12 @@ impl Meta {
         self.lock().execute(sql, params![folder, entries]).map(drop).map_err(|e| self.fail(e))
     }
 
+    /// Forgets the digests of a folder's files.
+    pub fn forget_memo(&self, folder: &str) -> Result<(), WorkerError> {
+        let sql = "DELETE FROM memo WHERE folder = ?1";
+        self.lock().execute(sql, [folder]).map(drop).map_err(|e| self.fail(e))
+    }
+
     /// What the web gave for an address the last time.
     pub fn fetched(&self, address: &str) -> Result<Option<FetchedRow>, WorkerError> {
         let sql = "SELECT etag, modified, digest, name, layer FROM fetched WHERE address = ?1";

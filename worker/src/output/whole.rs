@@ -43,7 +43,7 @@ pub fn write_whole(dest: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
 
 /// Writes to `dest`, or to standard output if that is `None`. A file takes the place of what was there
 /// only once it is whole and on the disk, and never after the token was cancelled.
-pub(super) fn whole(
+pub(crate) fn whole(
     dest: Option<&Path>,
     cancel: &CancelToken,
     write: impl FnOnce(&mut dyn Write) -> Result<(), WorkerError>,
