@@ -24,7 +24,7 @@ use crate::stderr::say;
 use graph::Graph;
 use kiln_frontend::{BuildOptions, EpochSource, ImageRequest, LowerError, Lowered};
 use kiln_grammar::{Diagnostic, Parse, Severity, Span};
-use kiln_worker::{CancelToken, LocalFolder, Progress, ProgressSink, Worker, WorkerError};
+use kiln_worker::{CancelToken, LocalFolder, Progress, ProgressSink, PullPolicy, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
-    let worker = open(&args.insecure_registry)?;
+    let worker = opened(&args, open)?;
     let inputs = contexts::read(&args, &worker)?;
     let source = Source { name: &inputs.name, text: &inputs.dockerfile };
     let parse = kiln_grammar::parse(&inputs.dockerfile);
@@ -56,7 +56,7 @@ pub(crate) fn run(
         .map(|(name, path)| (name.clone(), LocalFolder { path, keeps_owners: keeps_owners(&name) }));
     let folders: BTreeMap<String, LocalFolder> = folders.collect();
     let options = options(&args, &inputs, named)?;
-    let mut resolver = Resolver::new(&worker, args.pull);
+    let mut resolver = Resolver::of(&args, &worker)?;
     let mut all = Vec::new();
     let mut times = Times::new();
     for platform in platforms.all {
@@ -74,6 +74,7 @@ pub(crate) fn run(
     for options in &all {
         graph.add(options.target_platform.clone(), lower(&parse, options, source, &mut resolver)?);
     }
+    resolver.save_lock()?;
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let request = request::request(&args, graph, resolver.images, folders, outputs, &options)?;
@@ -91,6 +92,29 @@ pub(crate) fn run(
     failure::tell_of_unused(&unused);
     failure::tell_of_frontend(&options);
     tell::tell(&args, quiet, &result, &warnings, source)
+}
+
+/// The store, and the network unless nobody is to be asked.
+pub(crate) fn opened(
+    args: &BuildArgs,
+    open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
+) -> Result<Worker, CommandError> {
+    let named = std::env::var("KILN_OFFLINE").unwrap_or_default();
+    let flag = match kiln_frontend::boolean(&named) {
+        _ if args.offline => Some("--offline"),
+        Some(true) => Some("KILN_OFFLINE"),
+        Some(false) => None,
+        None if named.is_empty() => None,
+        None => return Err(CommandError::usage("KILN_OFFLINE", format!("`{named}` is neither 1 nor 0"))),
+    };
+    if let (Some(flag), Some(PullPolicy::Always)) = (flag, args.pull) {
+        return Err(CommandError::usage("--pull=always", format!("{flag} says that nobody is asked")));
+    }
+    let mut worker = open(&args.insecure_registry)?;
+    if let Some(flag) = flag {
+        worker.go_offline(flag);
+    }
+    Ok(worker)
 }
 
 /// What `SOURCE_DATE_EPOCH` has named so far, and the times that were found out.

@@ -10,12 +10,13 @@ mod error;
 mod failure;
 mod images;
 mod interrupt;
+mod lock;
 mod outputs;
 mod plain;
 mod render;
 mod stderr;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, LockCommand};
 use crate::error::CommandError;
 use clap::Parser;
 use kiln_runner::child_entry_point;
@@ -59,6 +60,7 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Inspect(args) => images::inspect(&open(&[])?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
+        Command::Lock { what: LockCommand::Update(args) } => lock::update(&args, open),
         Command::Debug { what } => debug::run(what, open),
     }
 }

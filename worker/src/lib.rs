@@ -39,7 +39,7 @@ pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
 pub use image_name::{ImageName, ImageNameError};
-pub use images::{Image, NamedImages};
+pub use images::{Aged, Image, NamedImages, PullPolicy};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_solver::Definition;

@@ -11,6 +11,7 @@
 //! image    name, config, manifest, media_type, layers, created_s    names of images and of indexes of them
 //! memo     folder, entries                                          digests of a folder's files
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
+//! resolved name, answer, asked_s                                    what a tag or branch stood for
 //! ```
 //! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
 //! may have lost its files, it is as if it were not there.
@@ -27,6 +28,7 @@ mod files;
 mod images;
 mod layers;
 mod records;
+mod resolved;
 
 pub(crate) use files::FetchedRow;
 pub use images::ImageRow;
@@ -53,7 +55,7 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 ";
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
-const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND]];
+const VERSIONS: [&[&str]; 2] = [&[FIRST], &[layers::SECOND, records::SECOND, resolved::SECOND]];
 
 /// The metadata of a store.
 #[derive(Debug)]
