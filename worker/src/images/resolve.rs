@@ -61,7 +61,7 @@ pub(crate) struct Asked {
 /// What came of asking for a tag.
 #[derive(Clone, Debug)]
 enum Answer {
-    Is(Descriptor),
+    Is(Box<Descriptor>),
     /// Nobody answered within the budget, and why.
     Nothing(String),
 }
@@ -163,7 +163,7 @@ impl Images<'_> {
         let reason = match self.ask_briefly(reference)? {
             Answer::Is(now) => match last {
                 Some(last) if last.top == now.digest => return Ok(Image { aged: None, ..last }),
-                last => match self.at(reference, platform, now) {
+                last => match self.at(reference, platform, *now) {
                     Err(WorkerError::Registry(error)) if error.is_transient() => {
                         return known(own, last, &error.to_string()).ok_or(WorkerError::Registry(error));
                     }
@@ -182,16 +182,16 @@ impl Images<'_> {
         let slot = self.asked.map(|asked| asked.of(&name)).unwrap_or_default();
         let mut answer = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Answer::Is(known)) = &*answer {
-            return Ok(known.clone());
+            return Ok(known.as_ref().clone());
         }
         let now = self.network(self.client.resolve(reference))?.descriptor;
-        *answer = Some(Answer::Is(now.clone()));
+        *answer = Some(Answer::Is(Box::new(now.clone())));
         Ok(now)
     }
 
     /// The same, with one try and little time. That nobody answers is an answer.
     fn ask_briefly(&self, reference: &Reference) -> Result<Answer, WorkerError> {
-        let Some(asked) = self.asked else { return Ok(Answer::Is(self.ask(reference)?)) };
+        let Some(asked) = self.asked else { return Ok(Answer::Is(Box::new(self.ask(reference)?))) };
         let slot = asked.of(&reference.to_string());
         let mut answer = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*answer {
@@ -208,7 +208,7 @@ impl Images<'_> {
             }
         };
         let now = match self.network(within) {
-            Ok(now) => Answer::Is(now.descriptor),
+            Ok(now) => Answer::Is(Box::new(now.descriptor)),
             Err(WorkerError::Registry(error)) if error.is_transient() => Answer::Nothing(error.to_string()),
             Err(error) => return Err(error),
         };
