@@ -32,10 +32,10 @@ pub(crate) struct LockFile {
 }
 
 /// What is in the file.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Text {
-    images: BTreeMap<String, Digest>,
+struct Text<D = Digest> {
+    images: BTreeMap<String, D>,
     version: u32,
 }
 
@@ -44,7 +44,7 @@ impl LockFile {
     pub(crate) fn read_or_new(path: &Path) -> Result<LockFile, CommandError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => parse(path, &text)?,
-            Err(e) if e.kind() == ErrorKind::NotFound => Text { version: VERSION, ..Text::default() },
+            Err(e) if e.kind() == ErrorKind::NotFound => Text { images: BTreeMap::new(), version: VERSION },
             Err(e) => return Err(CommandError::file("read", path)(e)),
         };
         Ok(LockFile { path: path.to_owned(), text, is_changed: false })
@@ -96,11 +96,18 @@ fn parse(path: &Path, text: &str) -> Result<Text, CommandError> {
         let argument = format!("--lock {}:{}", path.display(), line.max(1));
         CommandError::usage(argument, format!("{what}; mend it, or remove it to have it made anew"))
     };
-    let read: Text = serde_json::from_str(text).map_err(|e| refused(e.line(), e.to_string()))?;
+    let read: Text<String> = serde_json::from_str(text).map_err(|e| refused(e.line(), e.to_string()))?;
     if read.version != VERSION {
         return Err(refused(1, format!("it has version {}, this kiln reads {VERSION}", read.version)));
     }
-    Ok(read)
+    let mut images = BTreeMap::new();
+    for (name, digest) in read.images {
+        let named = format!("\"{name}\"");
+        let line = text.lines().position(|line| line.contains(&named)).map_or(1, |at| at + 1);
+        let parsed = digest.parse().map_err(|e| refused(line, format!("{name}: {e}")))?;
+        images.insert(name, parsed);
+    }
+    Ok(Text { images, version: VERSION })
 }
 
 /// Asks again for what the file has, or for what is named, and writes what moved.
