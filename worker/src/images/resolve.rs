@@ -162,7 +162,10 @@ impl Images<'_> {
     ) -> Result<Image, WorkerError> {
         let reason = match self.ask_briefly(reference)? {
             Answer::Is(now) => match last {
-                Some(last) if last.top == now.digest => return Ok(Image { aged: None, ..last }),
+                Some(last) if last.top == now.digest => {
+                    self.store.meta.set_resolved(&reference.to_string(), &*now)?;
+                    return Ok(Image { aged: None, ..last });
+                }
                 last => match self.at(reference, platform, *now) {
                     Err(WorkerError::Registry(error)) if error.is_transient() => {
                         return known(own, last, &error.to_string()).ok_or(WorkerError::Registry(error));
