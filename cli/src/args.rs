@@ -5,7 +5,7 @@ use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use kiln_worker::SourceModes;
+use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
 
 /// Builds container images from Dockerfiles, without a daemon.
@@ -42,11 +42,35 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: CacheMountCommand,
     },
+    /// Look after the file in which build --lock pins images
+    Lock {
+        #[command(subcommand)]
+        what: LockCommand,
+    },
     /// Show what kiln makes of a Dockerfile before it builds
     Debug {
         #[command(subcommand)]
         what: DebugCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LockCommand {
+    /// Ask registries again, and write what moved
+    Update(LockUpdateArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct LockUpdateArgs {
+    /// The file
+    #[arg(long, value_name = "FILE", default_value = "kiln.lock")]
+    pub lock: PathBuf,
+    /// Registries that may be spoken to without TLS
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// The images [default: all that are in the file]
+    #[arg(value_name = "REF")]
+    pub references: Vec<String>,
 }
 
 /// How progress is shown.
@@ -164,9 +188,16 @@ pub(crate) struct BuildArgs {
     /// Which modes the contexts' files have: exact, or git (0644 and 0755, whatever the umask was)
     #[arg(long, value_name = "MODE", default_value = "exact")]
     pub context_mode: ContextMode,
-    /// Ask registries for base images even if the store has their names
+    /// Whom to ask for images: always the registry, newer, missing or never [default: the registry, for 2 s]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    #[arg(value_parser = pull_policy)]
+    pub pull: Option<PullPolicy>,
+    /// Ask nobody for anything: what is not here is an error [default: $KILN_OFFLINE]
     #[arg(long)]
-    pub pull: bool,
+    pub offline: bool,
+    /// Take images by the digests that a file pins, and pin what it has not
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
     /// How many steps run at once at most [default: 8 for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -316,6 +347,18 @@ impl BuildArgs {
             return Err(CommandError::usage("--format", "it is for --check"));
         }
         Ok(self)
+    }
+}
+
+/// The words of docker, buildx and buildah.
+fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
+    match text {
+        "always" | "true" | "1" => Ok(PullPolicy::Always),
+        "newer" | "ifnewer" => Ok(PullPolicy::Newer),
+        "missing" | "ifmissing" => Ok(PullPolicy::Missing),
+        "never" => Ok(PullPolicy::Never),
+        "false" | "0" => Ok(PullPolicy::Usual),
+        _ => Err("there are always, newer, missing and never"),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::stderr::say;
 use graph::Graph;
 use kiln_frontend::{BuildOptions, EpochSource, ImageRequest, LowerError, Lowered};
 use kiln_grammar::{Diagnostic, Parse, Severity, Span};
-use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Worker, WorkerError};
+use kiln_worker::{BuildRequest, CancelToken, LocalFolder, PullPolicy, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ fn build(
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
     let caches = Caches::of(&args.cache_from, &args.cache_to)?;
-    let worker = open(&caches.insecure_registries(&args.insecure_registry))?;
+    let worker = opened(&args, &caches.insecure_registries(&args.insecure_registry), open)?;
     let inputs = contexts::read(&args, &worker)?;
     let source = Source { name: &inputs.name, text: &inputs.dockerfile };
     let parse = kiln_grammar::parse(&inputs.dockerfile);
@@ -67,7 +67,7 @@ fn build(
     let (named, folders) = contexts::named(&args)?;
     let folders = local_folders(&args, &inputs, folders);
     let options = options(&args, &inputs, named)?;
-    let mut resolver = Resolver::new(&worker, args.pull);
+    let mut resolver = Resolver::of(&args, &worker)?;
     let mut all = Vec::new();
     let mut times = Times::new();
     for platform in platforms.all {
@@ -85,6 +85,7 @@ fn build(
     for options in &all {
         graph.add(options.target_platform.clone(), lower(&parse, options, source, &mut resolver)?);
     }
+    resolver.save_lock()?;
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let place = report::place(&args, &parse, &options);
@@ -122,6 +123,30 @@ fn local_folders(
         (name, LocalFolder { path, keeps_owners, modes })
     });
     folders.collect()
+}
+
+/// The store, and the network unless nobody is to be asked.
+pub(crate) fn opened(
+    args: &BuildArgs,
+    insecure_registries: &[String],
+    open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
+) -> Result<Worker, CommandError> {
+    let named = std::env::var("KILN_OFFLINE").unwrap_or_default();
+    let flag = match kiln_frontend::boolean(&named) {
+        _ if args.offline => Some("--offline"),
+        Some(true) => Some("KILN_OFFLINE"),
+        Some(false) => None,
+        None if named.is_empty() => None,
+        None => return Err(CommandError::usage("KILN_OFFLINE", format!("`{named}` is neither 1 nor 0"))),
+    };
+    if let (Some(flag), Some(PullPolicy::Always)) = (flag, args.pull) {
+        return Err(CommandError::usage("--pull=always", format!("{flag} says that nobody is asked")));
+    }
+    let mut worker = open(insecure_registries)?;
+    if let Some(flag) = flag {
+        worker.go_offline(flag);
+    }
+    Ok(worker)
 }
 
 /// What `SOURCE_DATE_EPOCH` has named so far, and the times that were found out.

@@ -69,14 +69,14 @@ fn llb(
     }
     let format = args.format;
     let args = args.source.into_build_args()?;
-    let worker = open(&args.insecure_registry)?;
+    let worker = build::opened(&args, &args.insecure_registry, open)?;
     let inputs = contexts::read(&args, &worker)?;
     let parse = kiln_grammar::parse(&inputs.dockerfile);
     let source = source_of(&inputs);
     build::refuse_mistakes(&parse, source, &args)?;
     let (named, _) = contexts::named(&args)?;
     let mut options = build::options(&args, &inputs, named)?;
-    let mut resolver = Resolver::new(&worker, args.pull);
+    let mut resolver = Resolver::of(&args, &worker)?;
     build::settle_time(&parse, &mut options, source, &mut resolver, &mut build::Times::new(), &args)?;
     let lowered = build::lower(&parse, &options, source, &mut resolver)?;
     let file = pb::SourceFile { name: &inputs.name, text: &inputs.dockerfile };

@@ -13,13 +13,14 @@ mod explain;
 mod failure;
 mod images;
 mod interrupt;
+mod lock;
 mod outputs;
 mod plain;
 mod render;
 mod report;
 mod stderr;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, LockCommand};
 use crate::error::CommandError;
 use clap::Parser;
 use kiln_runner::child_entry_point;
@@ -65,6 +66,7 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
         Command::Explain(args) => explain::run(&open(&[])?, &args),
         Command::CacheMount { what } => cache_mount::run(what, open),
+        Command::Lock { what: LockCommand::Update(args) } => lock::update(&args, open),
         Command::Debug { what } => debug::run(what, open),
     }
 }

@@ -125,6 +125,14 @@ pub enum WorkerError {
     /// There is no such image in the store.
     #[error("no image `{0}` in the store; `kiln images` lists them")]
     NoImage(String),
+    /// Something is not here, and nobody may be asked for it.
+    #[error("{what} is not here, and with {flag} nobody is asked for it: build once without {flag}")]
+    NotAsked {
+        /// What it is.
+        what: String,
+        /// The flag that says so.
+        flag: &'static str,
+    },
     /// A step ended with a failure.
     #[error("process \"{command}\" did not complete successfully: {}", ended(.status))]
     Step {

@@ -321,6 +321,7 @@ impl Exporter<'_> {
         let push_some = || -> Result<(), WorkerError> {
             while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
+                self.images.may_ask(to)?;
                 let pushed = self.images.network(self.images.client.push_blob(to, blob, mount_from, &open));
                 // Where one fails nobody needs the others.
                 pushed.inspect_err(|_| next.store(blobs.len(), Ordering::Relaxed))?;
@@ -334,6 +335,7 @@ impl Exporter<'_> {
             results.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
         })?;
         let put = |to: &Reference, descriptor: Descriptor, bytes: &[u8]| {
+            self.images.may_ask(to)?;
             self.images.network(self.images.client.push_manifest(to, &descriptor.media_type, bytes))
         };
         if let Release::Several { images, .. } = release {

@@ -1,8 +1,11 @@
 //! Images: what a name stands for, in the store, at a registry or in a folder, and their layers brought here.
 //! It does not know what a build does with them.
 
+mod resolve;
 mod stored;
 
+pub(crate) use resolve::Asked;
+pub use resolve::{Aged, PullPolicy};
 pub use stored::NamedImages;
 
 use crate::image_name::ImageName;
@@ -13,7 +16,7 @@ use crate::store::Store;
 use crate::{Transfer, WorkerError};
 use kiln_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, ImageFolder, LayoutError,
-    LayoutReference, Manifest, MediaType, Platform, Reference,
+    LayoutReference, Manifest, MediaType, Platform,
 };
 use kiln_registry::{Client, RegistryError};
 use kiln_runner::CancelToken;
@@ -49,6 +52,10 @@ pub struct Image {
     pub config_digest: Digest,
     /// The manifest's own bytes and type, where there is one.
     pub manifest: Option<(MediaType, Vec<u8>)>,
+    /// Where this is not what was said just now: since when it is known.
+    pub aged: Option<Aged>,
+    /// Whether a registry said that the name stands for it.
+    pub is_of_registry: bool,
     layers: Vec<ImageLayer>,
 }
 
@@ -66,6 +73,10 @@ pub(crate) struct Images<'a> {
     pub runtime: &'a Runtime,
     pub transfer: &'a (dyn Fn(Transfer<'_>) + Sync),
     pub cancel: &'a CancelToken,
+    /// What this process has asked for; without it, everything is asked for anew.
+    asked: Option<&'a Asked>,
+    /// The flag, if there is one, for whose sake nobody is asked for anything.
+    pub forbidden: Option<&'static str>,
     made: AtomicBool,
 }
 
@@ -94,28 +105,17 @@ impl<'a> Images<'a> {
         transfer: &'a (dyn Fn(Transfer<'_>) + Sync),
         cancel: &'a CancelToken,
     ) -> Images<'a> {
-        Images { store, client, runtime, transfer, cancel, made: AtomicBool::new(false) }
+        let made = AtomicBool::new(false);
+        Images { store, client, runtime, transfer, cancel, asked: None, forbidden: None, made }
+    }
+
+    /// The same, with what was asked so far, and the flag, if any, for whose sake nobody is asked.
+    pub fn knowing(self, asked: &'a Asked, forbidden: Option<&'static str>) -> Images<'a> {
+        Images { asked: Some(asked), forbidden, ..self }
     }
 }
 
 impl Images<'_> {
-    /// What `name` stands for on `platform`: in the store, unless `pull` says to ask the registry, or
-    /// at its registry; or in its folder.
-    pub fn resolve(&self, name: &ImageName, platform: &Platform, pull: bool) -> Result<Image, WorkerError> {
-        let reference = match name {
-            ImageName::Registry(reference) => reference,
-            ImageName::Layout(layout) => {
-                let (descriptor, bytes) = self.document_of_layout(layout, platform)?;
-                return self.read_document(name, platform, descriptor, &bytes);
-            }
-        };
-        if !pull && let Some(image) = self.stored(reference, platform)? {
-            return Ok(image);
-        }
-        let (descriptor, bytes) = self.document(reference)?;
-        self.read_document(name, platform, descriptor, &bytes)
-    }
-
     /// Waits for the network, but no longer than the user does.
     pub fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
         let stopped = async {
@@ -130,22 +130,6 @@ impl Images<'_> {
                 done = work => Ok(done?),
             }
         })
-    }
-
-    /// The manifest or index of a reference: only its digest is asked for where the store has the bytes.
-    fn document(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), WorkerError> {
-        let pinned = reference.digest().and_then(|digest| {
-            let bytes = self.store.content.read(&digest, DOCUMENT_BYTES_MAX).ok()?;
-            Some((Descriptor::of(own_media_type(&bytes), &bytes), bytes))
-        });
-        if let Some(found) = pinned {
-            return Ok(found);
-        }
-        let now = self.network(self.client.resolve(reference))?.descriptor;
-        if let Ok(bytes) = self.store.content.read(&now.digest, DOCUMENT_BYTES_MAX) {
-            return Ok((Descriptor { size: bytes.len() as u64, ..now }, bytes));
-        }
-        self.fetched_document(&reference.with_digest(now.digest).into(), &now.media_type)
     }
 
     /// The manifest or index of an image in a folder.
@@ -186,6 +170,7 @@ impl Images<'_> {
         {
             return Ok((Descriptor::of(known.clone(), &bytes), bytes));
         }
+        self.may_ask(name)?;
         let (descriptor, bytes) = self.network(self.client.manifest(pinned))?;
         // Checked before it is kept: a bad answer must not be found here later.
         Document::parse(&bytes, &descriptor.media_type).map_err(|e| document_error(name, e))?;
@@ -226,7 +211,17 @@ impl Images<'_> {
         let config_digest = manifest.config.digest;
         let manifest = Some((descriptor.media_type.clone(), bytes));
         let (name, digest) = (name.clone(), descriptor.digest);
-        Ok(Image { name, digest, top: top.digest, config, config_digest, manifest, layers })
+        Ok(Image {
+            name,
+            digest,
+            top: top.digest,
+            config,
+            config_digest,
+            manifest,
+            aged: None,
+            is_of_registry: false,
+            layers,
+        })
     }
 
     fn manifest(
@@ -257,6 +252,7 @@ impl Images<'_> {
         }
         let bytes = match name {
             ImageName::Registry(reference) => {
+                self.may_ask(name)?;
                 self.network(self.client.blob_bytes(reference, descriptor, DOCUMENT_BYTES_MAX))?
             }
             ImageName::Layout(layout) => {
@@ -445,6 +441,7 @@ impl Images<'_> {
                 Ok(writer.commit_verified_as(blob)?)
             }
             Origin::Image(ImageName::Registry(reference)) => {
+                self.may_ask(&format_args!("layer {} of {reference}", blob.digest))?;
                 self.network(self.client.pull_blob(reference, blob, &mut on_bytes))?;
                 Ok(writer.commit_verified_as(blob)?)
             }

@@ -43,7 +43,7 @@ pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
 pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
-pub use images::{Image, NamedImages};
+pub use images::{Aged, Image, NamedImages, PullPolicy};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;

@@ -16,6 +16,7 @@
 //! cache_mount  name, id, begins, used_s, imported                   what `RUN --mount=type=cache` keeps
 //! packed   content, pieces                                          what files of these became when packed
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
+//! resolved name, answer, asked_s                                    what a tag or branch stood for
 //! ```
 //! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
 //! may have lost its files, it is as if it were not there.
@@ -33,6 +34,7 @@ mod files;
 mod images;
 mod layers;
 mod records;
+mod resolved;
 mod steps;
 
 pub(crate) use cache_mounts::CacheMountRow;
@@ -63,7 +65,7 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
 const VERSIONS: [&[&str]; 2] =
-    [&[FIRST], &[layers::SECOND, records::SECOND, steps::SECOND, cache_mounts::SECOND]];
+    [&[FIRST], &[layers::SECOND, records::SECOND, steps::SECOND, cache_mounts::SECOND, resolved::SECOND]];
 
 /// The metadata of a store.
 #[derive(Debug)]

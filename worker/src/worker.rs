@@ -11,7 +11,7 @@ use crate::cdi::DeviceAccess;
 use crate::explain::Place;
 use crate::export::Exporter;
 use crate::image_name::ImageName;
-use crate::images::{Image, Images, NamedImages};
+use crate::images::{Asked, Image, Images, NamedImages, PullPolicy};
 use crate::meta::ImageRow;
 use crate::output::Output;
 use crate::progress::{Progress, ProgressSink, Transfer};
@@ -36,6 +36,10 @@ use tokio::runtime::Runtime;
 pub struct Worker {
     store: Store,
     client: Client,
+    /// What was asked of registries.
+    asked: Asked,
+    /// The flag, if there is one, for whose sake nobody is asked for anything.
+    forbidden: Option<&'static str>,
     runtime: OnceLock<Runtime>,
     /// What keeps temporary folders from being swept.
     temporary: Mutex<Vec<File>>,
@@ -167,14 +171,21 @@ impl Worker {
         registries: kiln_registry::Options,
         cancel: &CancelToken,
     ) -> Result<Worker, WorkerError> {
-        let client = Client::new(registries)?;
+        let client = Client::new(registries.clone())?;
         Ok(Worker {
             store: Store::open(root)?,
             client,
+            asked: Asked::new(registries)?,
+            forbidden: None,
             runtime: OnceLock::new(),
             cancel: cancel.clone(),
             temporary: Mutex::default(),
         })
+    }
+
+    /// Asks nobody for anything from now on; `flag` is named where that makes something fail.
+    pub fn go_offline(&mut self, flag: &'static str) {
+        self.forbidden = Some(flag);
     }
 
     /// The threads of the network, begun when first needed.
@@ -192,11 +203,16 @@ impl Worker {
         transfer: &'a (dyn Fn(Transfer<'_>) + Sync),
         cancel: &'a CancelToken,
     ) -> Result<Images<'a>, WorkerError> {
-        Ok(Images::new(&self.store, &self.client, self.runtime()?, transfer, cancel))
+        let images = Images::new(&self.store, &self.client, self.runtime()?, transfer, cancel);
+        Ok(images.knowing(&self.asked, self.forbidden))
     }
 
-    /// What names stand for, all asked at once; with `pull`, the store's own names don't count.
-    pub fn resolve(&self, wanted: &[(ImageName, Platform)], pull: bool) -> Vec<Result<Image, WorkerError>> {
+    /// What names stand for, all asked at once.
+    pub fn resolve(
+        &self,
+        wanted: &[(ImageName, Platform)],
+        pull: PullPolicy,
+    ) -> Vec<Result<Image, WorkerError>> {
         let silent = |_: Transfer<'_>| {};
         let images = match self.images(&silent, &self.cancel) {
             Ok(images) => images,
@@ -208,6 +224,21 @@ impl Worker {
         std::thread::scope(|scope| {
             let ask = |(name, platform): &(ImageName, Platform)| images.resolve(name, platform, pull);
             let threads: Vec<_> = wanted.iter().map(|w| scope.spawn(move || ask(w))).collect();
+            let lost = || Err(WorkerError::Panicked);
+            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
+        })
+    }
+
+    /// What tags stand for at their registries now, all asked at once.
+    pub fn ask(&self, references: &[Reference]) -> Vec<Result<Digest, WorkerError>> {
+        let silent = |_: Transfer<'_>| {};
+        let images = match self.images(&silent, &self.cancel) {
+            Ok(images) => images,
+            Err(e) => return vec![Err(e)],
+        };
+        std::thread::scope(|scope| {
+            let ask = |reference| images.ask(reference).map(|now| now.digest);
+            let threads: Vec<_> = references.iter().map(|r| scope.spawn(move || ask(r))).collect();
             let lost = || Err(WorkerError::Panicked);
             threads.into_iter().map(|t| t.join().unwrap_or_else(|_| lost())).collect()
         })
@@ -308,7 +339,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |_: Transfer<'_>| {};
         let images = self.images(&transfer, &self.cancel)?;
-        let layers = images.unpacked(&images.resolve(name, platform, false)?.stack())?;
+        let layers = images.unpacked(&images.resolve(name, platform, PullPolicy::Usual)?.stack())?;
         let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
         private_folder(dest)?;
         copy_all(&tree, dest)
@@ -324,7 +355,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let image = images.resolve(&reference.clone().into(), platform, true)?;
+        let image = images.resolve(&reference.clone().into(), platform, PullPolicy::Always)?;
         images.unpacked(&image.stack())?;
         images.blobs(&image)?;
         self.store.snapshots.sync()?;

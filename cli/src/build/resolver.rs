@@ -1,8 +1,12 @@
 //! The frontend's questions about images, answered by the worker. It does not know what they are asked for.
 
+use crate::args::BuildArgs;
+use crate::error::CommandError;
+use crate::lock::LockFile;
+use crate::stderr::say;
 use kiln_frontend::{ImageRequest, ResolvedImage};
 use kiln_oci::Platform;
-use kiln_worker::{Image, ImageName, Worker, WorkerError};
+use kiln_worker::{Aged, Image, ImageName, PullPolicy, Worker, WorkerError};
 use std::collections::HashMap;
 
 /// What is asked: a reference and a platform.
@@ -11,7 +15,8 @@ type Question = (String, Platform);
 /// Answers the frontend's questions, each once, and keeps the images for the build.
 pub(crate) struct Resolver<'a> {
     pub worker: &'a Worker,
-    pull: bool,
+    pull: PullPolicy,
+    lock: Option<LockFile>,
     answers: HashMap<Question, Result<ResolvedImage, String>>,
     /// The images that are known by now.
     pub images: Vec<Image>,
@@ -20,8 +25,11 @@ pub(crate) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    pub(crate) fn new(worker: &'a Worker, pull: bool) -> Resolver<'a> {
-        Resolver { worker, pull, answers: HashMap::new(), images: Vec::new(), failure: None }
+    /// Answers as the flags of a build say.
+    pub(crate) fn of(args: &BuildArgs, worker: &'a Worker) -> Result<Resolver<'a>, CommandError> {
+        let lock = args.lock.as_deref().map(LockFile::read_or_new).transpose()?;
+        let (pull, answers) = (args.pull.unwrap_or_default(), HashMap::new());
+        Ok(Resolver { worker, pull, lock, answers, images: Vec::new(), failure: None })
     }
 }
 
@@ -35,6 +43,10 @@ impl Resolver<'_> {
         {
             match asked.0.parse() {
                 Ok(name) => {
+                    let name = match &self.lock {
+                        Some(lock) => lock.pinned(name),
+                        None => name,
+                    };
                     let platform = asked.1.clone();
                     named.push((asked, (name, platform)));
                 }
@@ -54,9 +66,36 @@ impl Resolver<'_> {
         wanted.iter().map(|w| self.answers.get(&question(w)).cloned().unwrap_or_else(none)).collect()
     }
 
+    /// Writes the lock file, if something was added to it. A check leaves it as it is.
+    pub(crate) fn save_lock(&mut self) -> Result<(), CommandError> {
+        self.lock.as_mut().map_or(Ok(()), LockFile::save)
+    }
+
+    /// Says so, once, where what is used may be no longer what the name stands for.
+    fn tell_of_age(&self, image: &Image) {
+        let Some(Aged { reason, age_s }) = &image.aged else { return };
+        let name = image.name.to_string();
+        if reason.is_empty() || self.images.iter().any(|known| known.name == image.name) {
+            return;
+        }
+        match age_s {
+            Some(age_s) => {
+                let (age, top) = (age_text(*age_s), image.top);
+                say(&format!(
+                    "warning: cannot ask for {name} ({reason}); using what it was {age} ago: {top}"
+                ));
+            }
+            None => say(&format!("warning: cannot ask for {name} ({reason}); using the store's own")),
+        }
+    }
+
     fn taken_in(&mut self, answer: Result<Image, WorkerError>) -> Result<ResolvedImage, String> {
         match answer {
             Ok(image) => {
+                self.tell_of_age(&image);
+                if let Some(lock) = &mut self.lock {
+                    lock.add(&image);
+                }
                 let resolved = ResolvedImage {
                     digest: image.digest,
                     config: image.config.clone(),
@@ -70,6 +109,30 @@ impl Resolver<'_> {
                 self.failure.get_or_insert(error);
                 Err(message)
             }
+        }
+    }
+}
+
+/// A time that has passed, in its largest unit.
+fn age_text(age_s: i64) -> String {
+    match age_s {
+        ..120 => format!("{age_s} s"),
+        120..7200 => format!("{} min", age_s / 60),
+        7200..172_800 => format!("{} h", age_s / 3600),
+        _ => format!("{} days", age_s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        for (age_s, want) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (10_800, "3 h"), (172_800, "2 days")]
+        {
+            assert_eq!(age_text(age_s), want);
         }
     }
 }

@@ -95,7 +95,17 @@ impl Images<'_> {
             layers.push(ImageLayer { diff_id: *diff_id, blob });
         }
         let digest = row.manifest.as_ref().map_or(row.id, |m| m.0);
-        Ok(Image { name, digest, top: digest, config, config_digest: row.id, manifest, layers })
+        Ok(Image {
+            name,
+            digest,
+            top: digest,
+            config,
+            config_digest: row.id,
+            manifest,
+            aged: None,
+            is_of_registry: false,
+            layers,
+        })
     }
 
     /// Where a layer of a named image was left, if it was.

@@ -52,9 +52,13 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
         wanted.check(&row.name, &wanted.reference)?;
         return Ok(stack(&layer));
     }
+    if let Some(flag) = build.images.forbidden {
+        return wanted.known_last(build, flag);
+    }
     let scratch = build.store.snapshots.prepare()?;
     let git = wanted.repository(build, &scratch)?;
     let found = wanted.look_up(&git)?;
+    build.store.meta.set_resolved(&wanted.name(), &(&found.commit, &found.object, &found.name))?;
     let address = wanted.address(&found);
     let _alone = alone(build, &format!("git-{}", Digest::of(address.as_bytes()).hex()))?;
     if let Some((row, layer)) = known(build, &address)? {
@@ -103,6 +107,28 @@ impl Wanted {
         let flags = format!("{} {} {}", self.keep_git_dir, self.submodules, self.commit_time);
         let rest = digest_of(&[&self.remote.url, &found.commit, &self.subdir, &flags, name]).hex();
         format!("git {} {} {rest}", self.remote.shown, found.commit)
+    }
+
+    /// What the name is remembered by: without credentials, and different for different ones.
+    fn name(&self) -> String {
+        let rest = digest_of(&[&self.remote.url, &self.reference]).hex();
+        format!("git {}#{} {rest}", self.remote.shown, self.reference)
+    }
+
+    /// The layer of what the name stood for last, where nobody may be asked.
+    fn known_last(&self, build: &Build<'_>, flag: &'static str) -> Result<Stack, WorkerError> {
+        let last = build.store.meta.resolved::<(String, String, String)>(&self.name())?;
+        let found = last.map(|((commit, object, name), _)| Found { commit, object, name });
+        let layer = match &found {
+            Some(found) => known(build, &self.address(found))?.map(|(row, layer)| (found, row, layer)),
+            None => None,
+        };
+        let Some((found, row, layer)) = layer else {
+            let what = format!("{}#{}", self.remote.shown, self.reference);
+            return Err(WorkerError::NotAsked { what, flag });
+        };
+        self.check(&row.name, &found.object)?;
+        Ok(stack(&layer))
     }
 
     fn failure(&self, reason: String) -> WorkerError {
