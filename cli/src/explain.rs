@@ -175,6 +175,7 @@ fn words(reason: &Reason, instruction: &str) -> String {
     match reason {
         Reason::First => "never built here before".to_owned(),
         Reason::NoCache => "--no-cache".to_owned(),
+        Reason::TooOld => "older than its max-age".to_owned(),
         Reason::Pruned => "the record is there, but its layers were removed (pruned)".to_owned(),
         Reason::Forgotten => "it was built before, but its record was removed (pruned)".to_owned(),
         // These are told of together with others.

@@ -5,6 +5,7 @@
 
 mod dry;
 mod known;
+mod mounts;
 mod sharing;
 mod step;
 
@@ -58,6 +59,8 @@ pub(crate) struct Build<'a> {
     results: Mutex<HashMap<VertexId, Vec<Stack>>>,
     /// What steps added to their outputs.
     added: Mutex<HashMap<VertexId, Added>>,
+    /// The cache mounts that were looked for in shared caches.
+    brought_mounts: Mutex<HashSet<String>>,
     /// How long the steps took that ran.
     took: Mutex<HashMap<VertexId, Duration>>,
     /// The keys of all steps by how they are made, where they came to be known.
@@ -110,6 +113,7 @@ impl<'a> Build<'a> {
             known_images,
             results: Mutex::default(),
             added: Mutex::default(),
+            brought_mounts: Mutex::default(),
             took: Mutex::default(),
             keys: Mutex::default(),
             unrecorded: Mutex::default(),

@@ -19,7 +19,7 @@ mod registry;
 mod test_server;
 mod waiting;
 
-pub(crate) use config::{About, SharedLayer};
+pub(crate) use config::{About, SharedLayer, SharedMount};
 pub use error::CacheError;
 pub(crate) use export::{Exports, Learnt, inline, on_the_way};
 pub(crate) use import::{Imports, ReadCache, SharedHit};

@@ -98,6 +98,7 @@ impl Caches {
             entry.places.push(place);
         }
         for ((is_private, name), wanted) in wanted {
+            build.bring_mount(wanted.id)?;
             let started = Instant::now();
             let tell = |holder| tell_of_wait(build, vertex, wanted.id, holder, started);
             let (name, lock) = if is_private {
@@ -142,6 +143,13 @@ impl Caches {
     }
 }
 
+/// Whether a step of this machine has used a cache of this id, so that what it kept goes before what others kept.
+pub(crate) fn is_used(store: &Store, id: &str) -> Result<bool, WorkerError> {
+    let rows = store.meta.cache_mounts()?;
+    let mut rows = rows.iter().filter(|row| familiar(&row.id) == familiar(id) && row.imported.is_none());
+    Ok(rows.any(|row| folder_of(store, &row.name).join("current").is_dir()))
+}
+
 /// Removes generations that nobody uses and no step will get.
 pub(crate) fn sweep(store: &Store) -> Result<(), WorkerError> {
     let all = store.root.join("cache-mounts");
@@ -175,7 +183,7 @@ fn name(id: &str, begins: &str) -> String {
 }
 
 /// An id as the user wrote it. In an op it stands behind a namespace, mostly none, and a slash.
-fn familiar(id: &str) -> &str {
+pub(crate) fn familiar(id: &str) -> &str {
     id.strip_prefix('/').unwrap_or(id)
 }
 
@@ -193,7 +201,6 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     /// Nobody is told.
-    #[allow(dead_code, reason = "as pack and unpack, which need it")]
     fn silent(cancel: &'a CancelToken) -> Waiting<'a> {
         Waiting { cancel, tell: &|_, _| {} }
     }

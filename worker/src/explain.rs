@@ -46,6 +46,8 @@ struct Note {
     origin: Option<Origin>,
     /// Whether there was a record whose layers are gone.
     was_pruned: bool,
+    /// Whether there was a record that is too old.
+    was_old: bool,
     /// When it was begun, and how long it took if it came to its end.
     begun: Option<Instant>,
     took: Option<Duration>,
@@ -111,6 +113,11 @@ impl Journal {
     /// A step's record was found, but its layers are gone.
     pub fn pruned(&self, vertex: VertexId) {
         self.note(vertex, |note| note.was_pruned = true);
+    }
+
+    /// A step's record was found, but is older than it may be.
+    pub fn too_old(&self, vertex: VertexId) {
+        self.note(vertex, |note| note.was_old = true);
     }
 
     /// A step was begun.

@@ -179,6 +179,8 @@ pub enum Reason {
     First,
     /// The user wanted it so.
     NoCache,
+    /// It was known, but is older than the comment above it allows.
+    TooOld,
     /// It was known, but its layers were removed.
     Pruned,
     /// It was done before, but there is no record of that any more.

@@ -2,7 +2,10 @@
 //! imports and builds. A RUN that writes a random number tells whether it ran.
 
 use super::{busybox, on_busybox};
-use kiln_tests::{Fate, ImageAssert, Passed, Registry, Relay, TestContext};
+use kiln_tests::{
+    Fate, GhaServer, ImageAssert, Passed, Registry, Relay, S3_BUCKET, S3_KEY_ID, S3_SECRET, S3Server,
+    TestContext,
+};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -269,4 +272,96 @@ fn layers_leave_while_the_build_still_runs() {
     });
     running.wait(kiln_tests::TIME_LIMIT).success();
     assert!(early, "no layer came while the second step slept");
+}
+
+/// A compiler's cache is warm on another machine, though nothing of the step itself can be reused.
+#[test]
+fn cache_mounts_travel_with_a_cache() {
+    let registry = Registry::start();
+    let relay = Relay::to(registry.address());
+    let text = "FROM @\nCOPY in.txt /\nRUN --mount=type=cache,id=compiled,target=/c cat /c/* > /found; \
+                cp /in.txt /c/$(wc -l < /found)\n";
+    let folder = TestContext::new();
+    for (place, from) in [
+        (
+            format!("type=registry,ref={}", relay.reference("cache/mounts:1")),
+            relay.reference("cache/mounts:1"),
+        ),
+        (format!("type=local,dest={}", folder.text("c")), format!("type=local,src={}", folder.text("c"))),
+    ] {
+        let (one, other) = (machine(text), machine(text));
+        one.write("in.txt", "one\n");
+        one.build(["-o", "type=cacheonly", "--cache-to", &format!("{place},mode=max,mounts=all")]).success();
+        other.write("in.txt", "two\n");
+        relay.take_passed();
+        let (image, log) =
+            other.image_and_log(["--cache-from", &from, "--cache-to", &format!("{place},mounts=compiled")]);
+        image.file_is("/found", "one\n");
+        assert!(log.stderr.contains("importing cache mount compiled"), "{log}");
+        // A third machine has what both kept; and one on which nothing runs passes it on.
+        let (third, fourth) = (machine(text), machine(text));
+        third.write("in.txt", "two\n");
+        third
+            .build([
+                "-o",
+                "type=cacheonly",
+                "--cache-from",
+                &from,
+                "--cache-to",
+                &format!("{place},mounts=all"),
+            ])
+            .success();
+        fourth.write("in.txt", "three\n");
+        fourth.image(["--cache-from", &from]).file_is("/found", "one\ntwo\n");
+    }
+}
+
+#[test]
+fn a_step_that_is_too_old_for_its_comment_is_not_taken_from_a_cache_either() {
+    let text = format!("FROM @\n# kiln: max-age=2s\nRUN {RANDOM} > /random\n");
+    let (one, other) = (machine(&text), machine(&text));
+    let folder = one.text("cache");
+    let built = one.image(["--cache-to", &format!("type=local,dest={folder}")]);
+    std::thread::sleep(Duration::from_secs(3));
+    let image = other.image(["--cache-from", &format!("type=local,src={folder}")]);
+    assert_ne!(built.file("/random"), image.file("/random"));
+}
+
+#[test]
+fn what_a_cache_knew_is_explained_so() {
+    let (one, other) = (machine(&dockerfile()), machine(&dockerfile()));
+    let folder = one.text("cache");
+    one.build(["-o", "type=cacheonly", "--cache-to", &format!("type=local,dest={folder},mode=max")])
+        .success();
+    let from = format!("type=local,src={folder}");
+    let log = other.build(["--explain", "-o", "type=cacheonly", "--cache-from", &from]).success();
+    assert!(log.stderr.contains(&format!("hit in the cache local {folder}")), "{log}");
+}
+
+/// One machine's store is lost between two builds, and the cache is at GitHub Actions or in a bucket.
+#[test]
+fn other_services_carry_a_cache_too() {
+    let server = GhaServer::start(&["refs/heads/main"]);
+    let s3 = S3Server::start();
+    let gha = ["ACTIONS_RESULTS_URL", "ACTIONS_RUNTIME_TOKEN"];
+    let bucket = format!(
+        "type=s3,bucket={S3_BUCKET},region=us-east-1,endpoint_url={},use_path_style=true,\
+         access_key_id={S3_KEY_ID},secret_access_key={S3_SECRET}",
+        s3.endpoint()
+    );
+    for option in ["type=gha,scope=x".to_owned(), bucket] {
+        let (one, other) = (machine(&dockerfile()), machine(&dockerfile()));
+        let with = |context: &TestContext, args: &[&str]| {
+            let output = format!("type=oci,dest={}", context.text("image.tar"));
+            let mut all = vec!["--output", &output];
+            all.extend(args);
+            let build = context.building(all).env(gha[0], server.url()).env(gha[1], server.token());
+            let log = build.run().success();
+            assert!(!log.stderr.contains("WARNING"), "{log}");
+            ImageAssert::of_archive(&context.path("image.tar"))
+        };
+        let built = with(&one, &["--cache-to", &format!("{option},mode=max")]);
+        let image = with(&other, &["--cache-from", &option]);
+        same(&built, &image);
+    }
 }

@@ -68,8 +68,11 @@ impl Build<'_> {
         max_age_s: Option<u64>,
     ) -> Result<Event, WorkerError> {
         let known = self.known(key, max_age_s)?;
-        if known.is_none() && self.store.meta.record(key)?.is_some() && self.record(key)?.is_none() {
-            self.journal.pruned(vertex);
+        if known.is_none() && self.store.meta.record(key)?.is_some() {
+            match self.record(key)? {
+                Some(_) => self.journal.too_old(vertex),
+                None => self.journal.pruned(vertex),
+            }
         }
         if let (Some(Known::Here(_)), Some(alias), false) = (&known, alias, self.request.dry_run) {
             self.store.meta.alias_record(key, alias)?;

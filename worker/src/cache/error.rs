@@ -66,6 +66,9 @@ pub enum CacheError {
     /// The build was cancelled.
     #[error("canceled")]
     Canceled,
+    /// Nobody is to be asked for anything.
+    #[error("it is not asked: {0}")]
+    NotAsked(&'static str),
     /// The time that there was for it is over.
     #[error("it took longer than {0} s")]
     TimedOut(u64),

@@ -2,9 +2,9 @@
 //! when all blobs are there that it names. A cache that can't be written is told of once, and the build goes on. It
 //! does not know how a layer becomes a blob.
 
-use super::config::{About, Draft, SharedLayer};
+use super::config::{About, Draft, SharedLayer, SharedMount};
 use super::place::OpenBlob;
-use super::{CacheError, CacheExport, CachePlace};
+use super::{CacheError, CacheExport, CachePlace, MountsExport};
 use crate::WorkerError;
 use crate::export::Exporter;
 use crate::layer::{Layer, Stack};
@@ -12,8 +12,10 @@ use crate::layer_form::Spelling;
 use crate::progress::{CacheTrouble, Progress};
 use kiln_oci::{Descriptor, DiffId};
 use kiln_solver::{CacheKey, Definition, Edge, VertexId, bases};
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +39,8 @@ struct Target {
     /// The layers that are there, or on their way.
     blobs: Mutex<HashMap<DiffId, Option<Descriptor>>>,
     failure: Mutex<Option<WorkerError>>,
+    /// The cache mounts that are there.
+    mounts: Mutex<Vec<SharedMount>>,
 }
 
 /// A layer to be sent.
@@ -73,6 +77,7 @@ impl Exports {
             options,
             blobs: Mutex::default(),
             failure: Mutex::default(),
+            mounts: Mutex::default(),
         };
         Exports {
             targets: places.into_iter().map(target).collect(),
@@ -141,6 +146,44 @@ impl Exports {
         }
     }
 
+    /// Whether cache mounts go to any of them.
+    pub fn want_mounts(&self) -> bool {
+        self.targets.iter().any(|target| target.options.mounts != MountsExport::None)
+    }
+
+    /// The ids of the cache mounts that go to one of them; `used` are those of the build.
+    pub fn mounts_wanted(&self, used: &BTreeSet<String>) -> BTreeSet<String> {
+        self.targets.iter().flat_map(|target| target.mounts_wanted(used)).collect()
+    }
+
+    /// Notes that cache mounts could not be packed: the first cache that wants some tells it.
+    pub fn fail_for_mounts(&self, error: WorkerError) {
+        let mut wanting = self.targets.iter().filter(|target| target.options.mounts != MountsExport::None);
+        if let Some(first) = wanting.next() {
+            first.fail(error);
+        }
+    }
+
+    /// Sends the cache mounts of an id to all that want them.
+    pub fn send_mounts(
+        &self,
+        id: &str,
+        used: &BTreeSet<String>,
+        mounts: &[SharedMount],
+        open: &(dyn Fn(&Descriptor) -> io::Result<File> + Sync),
+    ) {
+        let wanting = self.targets.iter().filter(|target| target.mounts_wanted(used).contains(id));
+        for target in wanting.filter(|target| !target.failed()) {
+            match target.send_mounts(mounts, open) {
+                Ok(()) => {
+                    let mut sent = target.mounts.lock().unwrap_or_else(PoisonError::into_inner);
+                    sent.extend_from_slice(mounts);
+                }
+                Err(error) => target.fail(error),
+            }
+        }
+    }
+
     /// Writes the configs, and tells of what can't be written. Gives the descriptors of what was written, and how many
     /// caches could not be.
     pub fn publish(
@@ -198,6 +241,38 @@ impl Target {
         Ok(blob)
     }
 
+    fn mounts_wanted(&self, used: &BTreeSet<String>) -> BTreeSet<String> {
+        match &self.options.mounts {
+            MountsExport::None => BTreeSet::new(),
+            MountsExport::Named(ids) => ids.iter().cloned().collect(),
+            MountsExport::All => used.clone(),
+        }
+    }
+
+    /// Sends blobs of cache mounts, several at once; the first failure ends it.
+    fn send_mounts(
+        &self,
+        mounts: &[SharedMount],
+        open: &(dyn Fn(&Descriptor) -> io::Result<File> + Sync),
+    ) -> Result<(), WorkerError> {
+        let blobs = mounts.iter().flat_map(|mount| mount.pieces.iter().chain([&mount.manifest]));
+        let blobs: Vec<&Descriptor> = blobs.collect();
+        let next = AtomicUsize::new(0);
+        let send_some = || -> Result<(), WorkerError> {
+            while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let sent = self.place.write(blob, &|| open(blob)).map_err(|error| self.error(error));
+                sent.inspect_err(|_| next.store(blobs.len(), Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let count = self.place.uploads().min(blobs.len());
+            let threads: Vec<_> = (0..count).map(|_| scope.spawn(send_some)).collect();
+            let ended = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
+            ended.collect::<Vec<_>>().into_iter().collect()
+        })
+    }
+
     fn error(&self, error: CacheError) -> WorkerError {
         error.of(&self.place.name())
     }
@@ -222,6 +297,9 @@ impl Target {
         let mut tops: HashMap<Edge, Option<usize>> = HashMap::new();
         for step in wanted {
             add(&mut draft, definition, step, &mut tops, shared);
+        }
+        for mount in self.mounts.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            draft.mount(mount);
         }
         if draft.is_empty() {
             return Ok(None);

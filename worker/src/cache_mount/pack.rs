@@ -50,7 +50,6 @@ pub(crate) struct PackedMount {
 
 /// Packs all cache mounts of an id. Blobs are put into the store's content, unless `known` says that they are
 /// where they go already. A cache that steps hold alone is waited for.
-#[allow(dead_code, reason = "for those who bring caches to registries and from there")]
 pub(crate) fn pack(
     store: &Store,
     id: &str,

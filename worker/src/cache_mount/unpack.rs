@@ -52,7 +52,6 @@ pub(crate) struct ImportedMount {
 pub(crate) type Open<'a> = dyn Fn(&Descriptor) -> Result<Box<dyn Read>, WorkerError> + 'a;
 
 /// Makes a cache mount of a manifest, and of the pieces that `open` gives. A cache that a step uses is waited for.
-#[allow(dead_code, reason = "for those who bring caches to registries and from there")]
 pub(crate) fn unpack(
     store: &Store,
     manifest: &[u8],

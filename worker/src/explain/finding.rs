@@ -33,10 +33,13 @@ impl Finding<'_> {
         vertex: VertexId,
         now: &Kept,
         earlier: Option<&(CacheKey, Kept)>,
-        was_pruned: bool,
+        (was_pruned, was_old): (bool, bool),
     ) -> Result<Vec<Reason>, WorkerError> {
         if self.solver.definition().vertex(vertex).metadata.ignore_cache {
             return Ok(vec![Reason::NoCache]);
+        }
+        if was_old {
+            return Ok(vec![Reason::TooOld]);
         }
         if was_pruned {
             return Ok(vec![Reason::Pruned]);

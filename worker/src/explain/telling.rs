@@ -141,8 +141,8 @@ impl<'b> Telling<'b> {
             }
             let mut step = self.step(id, vertex);
             if let Some(kept) = missed.get(&id) {
-                let was_pruned = self.notes.get(&id).is_some_and(|note| note.was_pruned);
-                let found = self.finding().reasons(id, kept, selves.remove(&id).as_ref(), was_pruned);
+                let was = self.notes.get(&id).map_or((false, false), |note| (note.was_pruned, note.was_old));
+                let found = self.finding().reasons(id, kept, selves.remove(&id).as_ref(), was);
                 step.reasons = found.unwrap_or_default();
             }
             report.steps.push(step);

@@ -5,7 +5,8 @@ use super::{BuildRequest, BuildResult, Worker};
 use crate::WorkerError;
 use crate::build::Build;
 use crate::cache::{
-    CacheExport, CacheKind, CacheMode, Exports, Imports, Learnt, Network, inline, on_the_way, open,
+    CacheError, CacheExport, CacheKind, CacheMode, CachePlace, Exports, Imports, Learnt, Network, inline,
+    on_the_way, open,
 };
 use crate::explain::Journal;
 use crate::export::Exporter;
@@ -78,6 +79,11 @@ impl Worker {
             exports.close(written.is_ok());
             written
         })?;
+        match build.send_mounts(exporter) {
+            Err(WorkerError::Canceled) => return Err(WorkerError::Canceled),
+            Err(error) => exports.fail_for_mounts(error),
+            Ok(()) => {}
+        }
         let (manifests, failed) = exports.publish(exporter, &request.definition, &learnt)?;
         build.keep_records(&learnt)?;
         result.cache_manifests = manifests;
@@ -94,7 +100,7 @@ impl Worker {
     ) -> Result<(Imports, usize), WorkerError> {
         let (mut places, mut failures) = (Vec::new(), 0);
         for import in &request.cache_imports {
-            match open(&import.kind, None, &self.network(cancel)?) {
+            match self.opened(&import.kind, None, cancel)? {
                 Ok(place) => places.push(place),
                 Err(error) if request.cache_strict => {
                     return Err(error.of(&import.kind.to_string()));
@@ -118,7 +124,7 @@ impl Worker {
     ) -> Result<(Exports, usize), WorkerError> {
         let (mut places, mut failures) = (Vec::new(), 0);
         for export in request.cache_exports.iter().filter(|export| export.kind != CacheKind::Inline) {
-            match open(&export.kind, Some(export), &self.network(cancel)?) {
+            match self.opened(&export.kind, Some(export), cancel)? {
                 Ok(place) => places.push((place, export.clone())),
                 Err(error) => {
                     failures += usize::from(!export.ignore_error);
@@ -134,6 +140,19 @@ impl Worker {
             CacheMode::Max => (0..request.definition.vertices().len() as u32).map(VertexId).collect(),
         };
         Ok((Exports::new(places, wanted), failures))
+    }
+
+    /// The place of a cache, or why it can't be used.
+    fn opened(
+        &self,
+        kind: &CacheKind,
+        export: Option<&CacheExport>,
+        cancel: &CancelToken,
+    ) -> Result<Result<Arc<dyn CachePlace>, CacheError>, WorkerError> {
+        if let Some(flag) = self.forbidden.filter(|_| !matches!(kind, CacheKind::Local(_))) {
+            return Ok(Err(CacheError::NotAsked(flag)));
+        }
+        Ok(open(kind, export, &self.network(cancel)?))
     }
 
     fn network(&self, cancel: &CancelToken) -> Result<Network, WorkerError> {
