@@ -12,6 +12,7 @@ use crate::id::SnapshotId;
 use crate::index::{Entry, Kind, LayerIndex, path_order, sorted};
 use crate::layer_tar::{self, Reading, write_tar};
 use crate::node::{self, Metadata, Xattrs};
+use crate::reuse::Earlier;
 use crate::store::{Active, Committed, Snapshotter};
 use crate::view::{Found, Level, TreeView};
 use kiln_oci::{Digest, Hasher};
@@ -42,12 +43,28 @@ impl Snapshotter {
         layers_below: &[SnapshotId],
         options: &CommitOptions,
     ) -> Result<Committed, SnapshotError> {
+        self.commit_reusing(active, layers_below, options, None)
+    }
+
+    /// As [`Snapshotter::commit`], with the files that copies have left to be taken over from `earlier`. That
+    /// this could not be done is [`SnapshotError::NotReused`]: then all must be copied.
+    pub fn commit_reusing(
+        &self,
+        active: Active,
+        layers_below: &[SnapshotId],
+        options: &CommitOptions,
+        earlier: Option<&Earlier>,
+    ) -> Result<Committed, SnapshotError> {
         let below = self.view(layers_below)?;
         let root = active.open_fs()?;
+        if let Some(earlier) = earlier {
+            earlier.link_into(root.as_fd())?;
+        }
         let mut diff = Diff {
             fs: root.as_fd(),
             opaque: self.marks.opaque(),
             options,
+            earlier,
             entries: Vec::new(),
             names: HashMap::new(),
         };
@@ -110,6 +127,7 @@ struct Diff<'a> {
     fs: BorrowedFd<'a>,
     opaque: &'static [u8],
     options: &'a CommitOptions,
+    earlier: Option<&'a Earlier>,
     entries: Vec<(Box<[u8]>, Entry)>,
     /// The paths of each file that has several names, by its number on the file system.
     names: HashMap<u64, Vec<Box<[u8]>>>,
@@ -242,11 +260,16 @@ impl Diff<'_> {
     }
 
     fn entry(&self, node: &Node<'_>, path: &[u8], kind: FileType) -> Result<Entry, SnapshotError> {
+        if let Some(earlier) = self.earlier
+            && let Some(entry) = earlier.taken(path, &node.stat)?
+        {
+            return Ok(entry.clone());
+        }
         let (major, minor) = (fs::major(node.stat.st_rdev), fs::minor(node.stat.st_rdev));
         let kind = match kind {
             // What a file holds and its attributes are read later, by several threads.
             FileType::RegularFile => {
-                let unread = Digest::from_bytes([0; 32]);
+                let unread = Digest::from_bytes(layer_tar::UNREAD);
                 let kind = Kind::File { size: node.stat.st_size as u64, digest: unread, link: None };
                 return Ok(entry_of(kind, &node.stat, Vec::new()));
             }

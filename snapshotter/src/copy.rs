@@ -5,8 +5,10 @@
 use crate::error::{SnapshotError, cannot, missing, shown};
 use crate::mode::ModeChange;
 use crate::node::{self, Metadata, Xattrs};
-use crate::tree::{Tree, make_room};
+use crate::reuse::Earlier;
+use crate::tree::{NodeStat, Tree, make_room};
 use crate::view::components;
+use kiln_oci::Digest;
 use rustix::fs::{self, AtFlags, FileType, Mode, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -26,6 +28,18 @@ pub struct CopyOptions<'a> {
     pub mtime: Option<(i64, u32)>,
     /// Whether a source that is a symbolic link stands for what it leads to.
     pub follow_source: bool,
+    /// From where a directory's files may be taken over instead. They are not there before the commit, which
+    /// must be told: nothing but the commit may come after such a copy.
+    pub reuse: Option<Reuse<'a>>,
+}
+
+/// What files may be taken over.
+#[derive(Clone, Copy)]
+pub struct Reuse<'a> {
+    /// The layer that has them.
+    pub earlier: &'a Earlier,
+    /// The digest of a source's file that has no attributes, if it is known without reading it.
+    pub digest: &'a (dyn Fn(&NodeStat) -> Option<Digest> + 'a),
 }
 
 /// What becomes of one path beneath a source.
@@ -58,6 +72,7 @@ impl Default for CopyOptions<'_> {
             filter: &|_, _| Verdict::Include,
             mtime: None,
             follow_source: false,
+            reuse: None,
         }
     }
 }
@@ -81,6 +96,7 @@ pub fn copy_tree(
     let mut copier = Copier {
         to,
         options,
+        reuse: options.reuse,
         above: Vec::new(),
         links: HashMap::new(),
         buffer: vec![0; 256 << 10],
@@ -117,6 +133,7 @@ pub fn copy_tree(
     };
     let folder = to.make_dirs(&folder.join(&b'/'), parent_mode, owner, options.mtime)?;
     let target = to.open_listing(&folder).map_err(missing("open", &folder))?;
+    copier.reuse = None;
     let path = if folder.is_empty() { last.to_vec() } else { [&folder, &b"/"[..], last].concat() };
     copier.node(parent.as_fd(), &name, &stat, target.as_fd(), last, &path)?;
     Ok(copier.copied)
@@ -134,6 +151,7 @@ struct Above {
 struct Copier<'a> {
     to: &'a Tree,
     options: &'a CopyOptions<'a>,
+    reuse: Option<Reuse<'a>>,
     above: Vec<Above>,
     /// Where the first name of a file with several was copied to.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -266,6 +284,8 @@ impl Copier<'_> {
                 return Ok(());
             }
             self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        } else if self.is_reused(stat, path) {
+            return Ok(());
         }
         let input = node::open_file(from, source).map_err(missing("open", path))?;
         let stat = fs::fstat(&input).map_err(cannot("look at", path))?;
@@ -276,6 +296,13 @@ impl Copier<'_> {
         self.copied.bytes += self.bytes(&input, &output, &stat).map_err(cannot("copy", path))?;
         let xattrs = node::xattrs_of(&input).map_err(cannot("read the attributes of", path))?;
         node::apply(&output, &self.changed(&stat), &public(xattrs)).map_err(cannot("change", path))
+    }
+
+    /// Whether a file is taken over from the earlier layer.
+    fn is_reused(&self, stat: &Stat, path: &[u8]) -> bool {
+        let Some(Reuse { earlier, digest }) = self.reuse else { return false };
+        let digest = digest(&NodeStat::from(stat));
+        digest.is_some_and(|digest| earlier.take(path, stat.st_size as u64, &self.changed(stat), &digest))
     }
 
     /// Copies the bytes of a file, its holes as holes.
