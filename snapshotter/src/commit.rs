@@ -162,8 +162,12 @@ impl Diff<'_> {
             if path.len() > MAX_PATH_BYTES {
                 return Err(cannot("commit", path)(rustix::io::Errno::NAMETOOLONG));
             }
-            let stat = node::stat_at(dir, name).map_err(cannot("look at", path))?;
             let found = below.as_ref().and_then(|level| level.child(name));
+            if let Some(entry) = self.earlier.and_then(|earlier| earlier.taken(path)) {
+                any |= self.reused((dir, name), path, entry, found)?;
+                continue;
+            }
+            let stat = node::stat_at(dir, name).map_err(cannot("look at", path))?;
             any |= self.node(Node { dir, name, stat }, path, found, replaced)?;
         }
         if let (true, Some(level)) = (replaced, &below) {
@@ -225,6 +229,24 @@ impl Diff<'_> {
         Ok(true)
     }
 
+    /// Takes a file over into the layer, of which all is known.
+    fn reused(
+        &mut self,
+        (dir, name): (&OwnedFd, &[u8]),
+        path: &[u8],
+        entry: &Entry,
+        found: Option<Found<'_>>,
+    ) -> Result<bool, SnapshotError> {
+        if let Some(below) = &found
+            && self.is_same(entry, below.entry, path)?
+        {
+            fs::unlinkat(dir, name, AtFlags::empty()).map_err(cannot("tidy", path))?;
+            return Ok(false);
+        }
+        self.entries.push((path.into(), self.clamped(entry.clone())));
+        Ok(true)
+    }
+
     fn directory(
         &mut self,
         node: &Node<'_>,
@@ -260,11 +282,6 @@ impl Diff<'_> {
     }
 
     fn entry(&self, node: &Node<'_>, path: &[u8], kind: FileType) -> Result<Entry, SnapshotError> {
-        if let Some(earlier) = self.earlier
-            && let Some(entry) = earlier.taken(path, &node.stat)?
-        {
-            return Ok(entry.clone());
-        }
         let (major, minor) = (fs::major(node.stat.st_rdev), fs::minor(node.stat.st_rdev));
         let kind = match kind {
             // What a file holds and its attributes are read later, by several threads.

@@ -13,6 +13,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 /// How files are copied. [`CopyOptions::default`] keeps everything as it is.
 #[derive(Clone, Copy)]
@@ -119,7 +120,13 @@ pub fn copy_tree(
         let dir = node::open_dir(&parent, &name).map_err(missing("open", &source))?;
         let target = to.open_listing(&path).map_err(missing("open", &path))?;
         copier.copied.directories += 1;
-        copier.above.push(Above { source: None, name: Vec::new(), target: Some(target), merge: true });
+        copier.above.push(Above {
+            source: None,
+            name: Vec::new(),
+            target: Some(Rc::new(target)),
+            merge: true,
+            is_new: false,
+        });
         copier.content(&dir, &mut Vec::new(), &path)?;
         // As BuildKit: of the folder's own metadata only the time goes to the destination.
         if let Some(Above { target: Some(target), .. }) = copier.above.pop() {
@@ -144,8 +151,10 @@ struct Above {
     /// The source's metadata and attributes; none for the destination itself.
     source: Option<(Metadata, Xattrs)>,
     name: Vec<u8>,
-    target: Option<OwnedFd>,
+    target: Option<Rc<OwnedFd>>,
     merge: bool,
+    /// Whether it was made by this copy, so that nothing is in it but what was copied.
+    is_new: bool,
 }
 
 struct Copier<'a> {
@@ -180,7 +189,11 @@ impl Copier<'_> {
             let stat = node::stat_at(dir, &name).map_err(missing("copy", relative))?;
             let target = if dest.is_empty() { name.clone() } else { [dest, b"/", &name].concat() };
             if node::type_of(&stat) != FileType::Directory {
-                let folder = self.target(dest)?;
+                let (folder, is_new) = self.target(dest)?;
+                if is_new && stat.st_nlink == 1 && self.is_reused(&stat, &target) {
+                    self.copied.files += 1;
+                    continue;
+                }
                 self.node(dir.as_fd(), &name, &stat, folder.as_fd(), &name, &target)?;
                 continue;
             }
@@ -188,7 +201,7 @@ impl Copier<'_> {
             let xattrs = node::xattrs_of(&child).map_err(cannot("read the attributes of", relative))?;
             let source = Some((self.changed(&stat), public(xattrs)));
             let merge = verdict == Verdict::Include;
-            self.above.push(Above { source, name, target: None, merge });
+            self.above.push(Above { source, name, target: None, merge, is_new: false });
             if merge {
                 self.target(&target)?;
             }
@@ -205,8 +218,8 @@ impl Copier<'_> {
     }
 
     /// The directory that is copied into now, made with those above it if it is not there yet.
-    /// `dest` is its path.
-    fn target(&mut self, dest: &[u8]) -> Result<OwnedFd, SnapshotError> {
+    /// `dest` is its path. Tells whether this copy made it.
+    fn target(&mut self, dest: &[u8]) -> Result<(Rc<OwnedFd>, bool), SnapshotError> {
         let missing_from = self.above.iter().rposition(|above| above.target.is_some()).unwrap_or(0);
         for at in missing_from + 1..self.above.len() {
             let (before, rest) = self.above.split_at_mut(at);
@@ -226,15 +239,16 @@ impl Copier<'_> {
                     if let (false, Some((metadata, _))) = (made, &above.source) {
                         node::set_mode(&dir, metadata.mode).map_err(cannot("change", dest))?;
                     }
-                    above.target = Some(dir);
+                    above.is_new = made;
+                    above.target = Some(Rc::new(dir));
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => return Err(SnapshotError::OntoNonDirectory(shown(dest))),
                 Err(error) => return Err(cannot("open", dest)(error)),
             }
         }
-        let last = self.above.last().and_then(|above| above.target.as_ref());
-        let last = last.ok_or_else(|| SnapshotError::NotFound(shown(dest)))?;
-        last.try_clone().map_err(cannot("open", dest))
+        let last = self.above.last();
+        let found = last.and_then(|above| Some((Rc::clone(above.target.as_ref()?), above.is_new)));
+        found.ok_or_else(|| SnapshotError::NotFound(shown(dest)))
     }
 
     /// Copies one thing that is no directory; `path` is where it goes.
@@ -301,6 +315,9 @@ impl Copier<'_> {
     /// Whether a file is taken over from the earlier layer.
     fn is_reused(&self, stat: &Stat, path: &[u8]) -> bool {
         let Some(Reuse { earlier, digest }) = self.reuse else { return false };
+        if node::type_of(stat) != FileType::RegularFile {
+            return false;
+        }
         let digest = digest(&NodeStat::from(stat));
         digest.is_some_and(|digest| earlier.take(path, stat.st_size as u64, &self.changed(stat), &digest))
     }

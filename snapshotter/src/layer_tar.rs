@@ -194,8 +194,13 @@ impl Source<'_> {
         let mut length = 0;
         while length < content.len() {
             match rustix::io::read(&file, &mut content[length..]) {
-                Ok(0) => break,
-                Ok(more) => length += more,
+                Ok(more) => {
+                    length += more;
+                    // It had room to give more.
+                    if length == size {
+                        break;
+                    }
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(cannot("read", path)(error)),
             }

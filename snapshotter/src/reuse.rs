@@ -12,7 +12,7 @@ use crate::node::{self, Metadata};
 use crate::store::Snapshotter;
 use kiln_oci::Digest;
 use rayon::prelude::*;
-use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -50,29 +50,23 @@ impl Earlier {
         is_this
     }
 
-    /// The entry of what was taken over for `path`, which now is as `stat` says.
-    pub(crate) fn taken(&self, path: &[u8], stat: &Stat) -> Result<Option<&Entry>, SnapshotError> {
-        let Some(at) = self.index.position(path).filter(|at| self.taken[*at].load(Ordering::Relaxed)) else {
-            return Ok(None);
-        };
-        let entry = &self.index.entries[at].1;
-        let size = |kind: &Kind| if let Kind::File { size, .. } = kind { Some(*size) } else { None };
-        let is_as_it_was = node::type_of(stat) == fs::FileType::RegularFile
-            && Metadata::of(stat) == metadata_of(entry)
-            && size(&entry.kind) == Some(stat.st_size as u64);
-        if is_as_it_was { Ok(Some(entry)) } else { Err(SnapshotError::NotReused(shown(path))) }
+    /// The entry of what was taken over for `path`.
+    pub(crate) fn taken(&self, path: &[u8]) -> Option<&Entry> {
+        let at = self.index.position(path).filter(|at| self.taken[*at].load(Ordering::Relaxed))?;
+        Some(&self.index.entries[at].1)
     }
 
-    /// Gives all that was taken over its name beneath `root` too. The folders must be there.
+    /// Gives all that was taken over its name beneath `root` too, and sees that it is what the index says. The
+    /// folders must be there.
     pub(crate) fn link_into(&self, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
-        let mut folders: Vec<(&[u8], Vec<&[u8]>)> = Vec::new();
+        let mut folders: Vec<(&[u8], Vec<(&[u8], &Entry)>)> = Vec::new();
         let taken = self.index.entries.iter().zip(&self.taken).filter(|(_, t)| t.load(Ordering::Relaxed));
-        for ((path, _), _) in taken {
+        for ((path, entry), _) in taken {
             let slash = path.iter().rposition(|byte| *byte == b'/');
             let (folder, name) = slash.map_or((&[][..], &path[..]), |at| (&path[..at], &path[at + 1..]));
             match folders.last_mut() {
-                Some((last, names)) if *last == folder => names.push(name),
-                _ => folders.push((folder, vec![name])),
+                Some((last, names)) if *last == folder => names.push((name, entry)),
+                _ => folders.push((folder, vec![(name, entry)])),
             }
         }
         // Those of one folder are one piece of work: its time is put right when all its names are there.
@@ -95,11 +89,11 @@ impl Earlier {
         &self,
         root: BorrowedFd<'_>,
         folder: &[u8],
-        names: impl Iterator<Item = &'n [u8]>,
+        names: impl Iterator<Item = (&'n [u8], &'n Entry)>,
     ) -> rustix::io::Result<()> {
         let (from, to) = (open_folder(self.fs.as_fd(), folder)?, open_folder(root, folder)?);
         let before = Metadata::of(&fs::fstat(&to)?).mtime;
-        for name in names {
+        for (name, entry) in names {
             match fs::linkat(&from, name, &to, name, AtFlags::empty()) {
                 // What the copy put away may have left a whiteout.
                 Err(Errno::EXIST) => {
@@ -108,9 +102,18 @@ impl Earlier {
                 }
                 linked => linked?,
             }
+            if !is_as_it_was(entry, &node::stat_at(&to, name)?) {
+                return Err(Errno::STALE);
+            }
         }
         node::set_mtime(&to, before)
     }
+}
+
+/// Whether a file still is what its index says, as far as can be told without reading it.
+fn is_as_it_was(entry: &Entry, stat: &Stat) -> bool {
+    let is_long = matches!(entry.kind, Kind::File { size, .. } if size == stat.st_size as u64);
+    is_long && node::type_of(stat) == FileType::RegularFile && Metadata::of(stat) == metadata_of(entry)
 }
 
 fn metadata_of(entry: &Entry) -> Metadata {

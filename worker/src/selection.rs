@@ -213,6 +213,9 @@ fn tree(
     Ok(())
 }
 
+/// What is taken: full path, path below the root of the copy, node.
+type Taken = (Vec<u8>, Vec<u8>, Node);
+
 /// One path that is looked at, and which of the others are in it.
 struct Seen {
     path: Vec<u8>,
@@ -222,14 +225,9 @@ struct Seen {
     inside: std::ops::Range<usize>,
 }
 
-/// Lists what is taken at and beneath `path`, in order: full path, path below the root of the copy, node.
+/// Lists what is taken at and beneath `path`, in order.
 /// All folders of one depth are listed at once, on all cores.
-fn gather(
-    view: &View,
-    path: &[u8],
-    node: Node,
-    filter: &Filter,
-) -> Result<Vec<(Vec<u8>, Vec<u8>, Node)>, WorkerError> {
+fn gather(view: &View, path: &[u8], node: Node, filter: &Filter) -> Result<Vec<Taken>, WorkerError> {
     let see = |path: Vec<u8>, relative: Vec<u8>, node: Node| {
         let verdict = filter.verdict(&relative, node.kind == NodeType::Directory);
         let seen = Seen { path, relative, node, verdict, inside: 0..0 };

@@ -5,6 +5,7 @@ mod caching;
 mod contexts;
 mod debug;
 mod devices;
+mod early_cut_off;
 mod examples;
 mod failures;
 mod instructions;
