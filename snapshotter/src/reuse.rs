@@ -59,7 +59,7 @@ impl Earlier {
     /// Gives all that was taken over its name beneath `root` too, and sees that it is what the index says. The
     /// folders must be there.
     pub(crate) fn link_into(&self, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
-        let mut folders: Vec<(&[u8], Vec<(&[u8], &Entry)>)> = Vec::new();
+        let mut folders: Vec<(&[u8], Vec<Named<'_>>)> = Vec::new();
         let taken = self.index.entries.iter().zip(&self.taken).filter(|(_, t)| t.load(Ordering::Relaxed));
         for ((path, entry), _) in taken {
             let slash = path.iter().rposition(|byte| *byte == b'/');
@@ -89,7 +89,7 @@ impl Earlier {
         &self,
         root: BorrowedFd<'_>,
         folder: &[u8],
-        names: impl Iterator<Item = (&'n [u8], &'n Entry)>,
+        names: impl Iterator<Item = Named<'n>>,
     ) -> rustix::io::Result<()> {
         let (from, to) = (open_folder(self.fs.as_fd(), folder)?, open_folder(root, folder)?);
         let before = Metadata::of(&fs::fstat(&to)?).mtime;
@@ -109,6 +109,9 @@ impl Earlier {
         node::set_mtime(&to, before)
     }
 }
+
+/// A name in a folder, and what the index says of it.
+type Named<'a> = (&'a [u8], &'a Entry);
 
 /// Whether a file still is what its index says, as far as can be told without reading it.
 fn is_as_it_was(entry: &Entry, stat: &Stat) -> bool {
