@@ -12,6 +12,7 @@ use crate::id::SnapshotId;
 use crate::index::{Entry, Kind, LayerIndex, path_order, sorted};
 use crate::layer_tar::{self, Reading, write_tar};
 use crate::node::{self, Metadata, Xattrs};
+use crate::reuse::Earlier;
 use crate::store::{Active, Committed, Snapshotter};
 use crate::view::{Found, Level, TreeView};
 use kiln_oci::{Digest, Hasher};
@@ -42,12 +43,28 @@ impl Snapshotter {
         layers_below: &[SnapshotId],
         options: &CommitOptions,
     ) -> Result<Committed, SnapshotError> {
+        self.commit_reusing(active, layers_below, options, None)
+    }
+
+    /// As [`Snapshotter::commit`], with the files that copies have left to be taken over from `earlier`. That
+    /// this could not be done is [`SnapshotError::NotReused`]: then all must be copied.
+    pub fn commit_reusing(
+        &self,
+        active: Active,
+        layers_below: &[SnapshotId],
+        options: &CommitOptions,
+        earlier: Option<&Earlier>,
+    ) -> Result<Committed, SnapshotError> {
         let below = self.view(layers_below)?;
         let root = active.open_fs()?;
+        if let Some(earlier) = earlier {
+            earlier.link_into(root.as_fd())?;
+        }
         let mut diff = Diff {
             fs: root.as_fd(),
             opaque: self.marks.opaque(),
             options,
+            earlier,
             entries: Vec::new(),
             names: HashMap::new(),
         };
@@ -110,6 +127,7 @@ struct Diff<'a> {
     fs: BorrowedFd<'a>,
     opaque: &'static [u8],
     options: &'a CommitOptions,
+    earlier: Option<&'a Earlier>,
     entries: Vec<(Box<[u8]>, Entry)>,
     /// The paths of each file that has several names, by its number on the file system.
     names: HashMap<u64, Vec<Box<[u8]>>>,
@@ -144,8 +162,12 @@ impl Diff<'_> {
             if path.len() > MAX_PATH_BYTES {
                 return Err(cannot("commit", path)(rustix::io::Errno::NAMETOOLONG));
             }
-            let stat = node::stat_at(dir, name).map_err(cannot("look at", path))?;
             let found = below.as_ref().and_then(|level| level.child(name));
+            if let Some(entry) = self.earlier.and_then(|earlier| earlier.taken(path)) {
+                any |= self.reused((dir, name), path, entry, found)?;
+                continue;
+            }
+            let stat = node::stat_at(dir, name).map_err(cannot("look at", path))?;
             any |= self.node(Node { dir, name, stat }, path, found, replaced)?;
         }
         if let (true, Some(level)) = (replaced, &below) {
@@ -207,6 +229,24 @@ impl Diff<'_> {
         Ok(true)
     }
 
+    /// Takes a file over into the layer, of which all is known.
+    fn reused(
+        &mut self,
+        (dir, name): (&OwnedFd, &[u8]),
+        path: &[u8],
+        entry: &Entry,
+        found: Option<Found<'_>>,
+    ) -> Result<bool, SnapshotError> {
+        if let Some(below) = &found
+            && self.is_same(entry, below.entry, path)?
+        {
+            fs::unlinkat(dir, name, AtFlags::empty()).map_err(cannot("tidy", path))?;
+            return Ok(false);
+        }
+        self.entries.push((path.into(), self.clamped(entry.clone())));
+        Ok(true)
+    }
+
     fn directory(
         &mut self,
         node: &Node<'_>,
@@ -246,7 +286,7 @@ impl Diff<'_> {
         let kind = match kind {
             // What a file holds and its attributes are read later, by several threads.
             FileType::RegularFile => {
-                let unread = Digest::from_bytes([0; 32]);
+                let unread = Digest::from_bytes(layer_tar::UNREAD);
                 let kind = Kind::File { size: node.stat.st_size as u64, digest: unread, link: None };
                 return Ok(entry_of(kind, &node.stat, Vec::new()));
             }

@@ -5,12 +5,15 @@
 use crate::error::{SnapshotError, cannot, missing, shown};
 use crate::mode::{ModeChange, SourceModes};
 use crate::node::{self, Metadata, Xattrs};
-use crate::tree::{Tree, make_room};
+use crate::reuse::Earlier;
+use crate::tree::{NodeStat, Tree, make_room};
 use crate::view::components;
+use kiln_oci::Digest;
 use rustix::fs::{self, AtFlags, FileType, Mode, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 /// How files are copied. [`CopyOptions::default`] keeps everything as it is.
 #[derive(Clone, Copy)]
@@ -28,6 +31,18 @@ pub struct CopyOptions<'a> {
     pub mtime: Option<(i64, u32)>,
     /// Whether a source that is a symbolic link stands for what it leads to.
     pub follow_source: bool,
+    /// From where a directory's files may be taken over instead. They are not there before the commit, which
+    /// must be told: nothing but the commit may come after such a copy.
+    pub reuse: Option<Reuse<'a>>,
+}
+
+/// What files may be taken over.
+#[derive(Clone, Copy)]
+pub struct Reuse<'a> {
+    /// The layer that has them.
+    pub earlier: &'a Earlier,
+    /// The digest of a source's file that has no attributes, if it is known without reading it.
+    pub digest: &'a (dyn Fn(&NodeStat) -> Option<Digest> + 'a),
 }
 
 /// What becomes of one path beneath a source.
@@ -61,6 +76,7 @@ impl Default for CopyOptions<'_> {
             filter: &|_, _| Verdict::Include,
             mtime: None,
             follow_source: false,
+            reuse: None,
         }
     }
 }
@@ -84,6 +100,7 @@ pub fn copy_tree(
     let mut copier = Copier {
         to,
         options,
+        reuse: options.reuse,
         above: Vec::new(),
         links: HashMap::new(),
         buffer: vec![0; 256 << 10],
@@ -106,7 +123,13 @@ pub fn copy_tree(
         let dir = node::open_dir(&parent, &name).map_err(missing("open", &source))?;
         let target = to.open_listing(&path).map_err(missing("open", &path))?;
         copier.copied.directories += 1;
-        copier.above.push(Above { source: None, name: Vec::new(), target: Some(target), merge: true });
+        copier.above.push(Above {
+            source: None,
+            name: Vec::new(),
+            target: Some(Rc::new(target)),
+            merge: true,
+            is_new: false,
+        });
         copier.content(&dir, &mut Vec::new(), &path)?;
         // As BuildKit: of the folder's own metadata only the time goes to the destination.
         if let Some(Above { target: Some(target), .. }) = copier.above.pop() {
@@ -120,6 +143,7 @@ pub fn copy_tree(
     };
     let folder = to.make_dirs(&folder.join(&b'/'), parent_mode, owner, options.mtime)?;
     let target = to.open_listing(&folder).map_err(missing("open", &folder))?;
+    copier.reuse = None;
     let path = if folder.is_empty() { last.to_vec() } else { [&folder, &b"/"[..], last].concat() };
     copier.node(parent.as_fd(), &name, &stat, target.as_fd(), last, &path)?;
     Ok(copier.copied)
@@ -130,13 +154,16 @@ struct Above {
     /// The source's metadata and attributes; none for the destination itself.
     source: Option<(Metadata, Xattrs)>,
     name: Vec<u8>,
-    target: Option<OwnedFd>,
+    target: Option<Rc<OwnedFd>>,
     merge: bool,
+    /// Whether it was made by this copy, so that nothing is in it but what was copied.
+    is_new: bool,
 }
 
 struct Copier<'a> {
     to: &'a Tree,
     options: &'a CopyOptions<'a>,
+    reuse: Option<Reuse<'a>>,
     above: Vec<Above>,
     /// Where the first name of a file with several was copied to.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -165,7 +192,11 @@ impl Copier<'_> {
             let stat = node::stat_at(dir, &name).map_err(missing("copy", relative))?;
             let target = if dest.is_empty() { name.clone() } else { [dest, b"/", &name].concat() };
             if node::type_of(&stat) != FileType::Directory {
-                let folder = self.target(dest)?;
+                let (folder, is_new) = self.target(dest)?;
+                if is_new && stat.st_nlink == 1 && self.is_reused(&stat, &target) {
+                    self.copied.files += 1;
+                    continue;
+                }
                 self.node(dir.as_fd(), &name, &stat, folder.as_fd(), &name, &target)?;
                 continue;
             }
@@ -173,7 +204,7 @@ impl Copier<'_> {
             let xattrs = node::xattrs_of(&child).map_err(cannot("read the attributes of", relative))?;
             let source = Some((self.changed(&stat), public(xattrs)));
             let merge = verdict == Verdict::Include;
-            self.above.push(Above { source, name, target: None, merge });
+            self.above.push(Above { source, name, target: None, merge, is_new: false });
             if merge {
                 self.target(&target)?;
             }
@@ -190,8 +221,8 @@ impl Copier<'_> {
     }
 
     /// The directory that is copied into now, made with those above it if it is not there yet.
-    /// `dest` is its path.
-    fn target(&mut self, dest: &[u8]) -> Result<OwnedFd, SnapshotError> {
+    /// `dest` is its path. Tells whether this copy made it.
+    fn target(&mut self, dest: &[u8]) -> Result<(Rc<OwnedFd>, bool), SnapshotError> {
         let missing_from = self.above.iter().rposition(|above| above.target.is_some()).unwrap_or(0);
         for at in missing_from + 1..self.above.len() {
             let (before, rest) = self.above.split_at_mut(at);
@@ -211,15 +242,16 @@ impl Copier<'_> {
                     if let (false, Some((metadata, _))) = (made, &above.source) {
                         node::set_mode(&dir, metadata.mode).map_err(cannot("change", dest))?;
                     }
-                    above.target = Some(dir);
+                    above.is_new = made;
+                    above.target = Some(Rc::new(dir));
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => return Err(SnapshotError::OntoNonDirectory(shown(dest))),
                 Err(error) => return Err(cannot("open", dest)(error)),
             }
         }
-        let last = self.above.last().and_then(|above| above.target.as_ref());
-        let last = last.ok_or_else(|| SnapshotError::NotFound(shown(dest)))?;
-        last.try_clone().map_err(cannot("open", dest))
+        let last = self.above.last();
+        let found = last.and_then(|above| Some((Rc::clone(above.target.as_ref()?), above.is_new)));
+        found.ok_or_else(|| SnapshotError::NotFound(shown(dest)))
     }
 
     /// Copies one thing that is no directory; `path` is where it goes.
@@ -269,6 +301,8 @@ impl Copier<'_> {
                 return Ok(());
             }
             self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        } else if self.is_reused(stat, path) {
+            return Ok(());
         }
         let input = node::open_file(from, source).map_err(missing("open", path))?;
         let stat = fs::fstat(&input).map_err(cannot("look at", path))?;
@@ -279,6 +313,16 @@ impl Copier<'_> {
         self.copied.bytes += self.bytes(&input, &output, &stat).map_err(cannot("copy", path))?;
         let xattrs = node::xattrs_of(&input).map_err(cannot("read the attributes of", path))?;
         node::apply(&output, &self.changed(&stat), &public(xattrs)).map_err(cannot("change", path))
+    }
+
+    /// Whether a file is taken over from the earlier layer.
+    fn is_reused(&self, stat: &Stat, path: &[u8]) -> bool {
+        let Some(Reuse { earlier, digest }) = self.reuse else { return false };
+        if node::type_of(stat) != FileType::RegularFile {
+            return false;
+        }
+        let digest = digest(&NodeStat::from(stat));
+        digest.is_some_and(|digest| earlier.take(path, stat.st_size as u64, &self.changed(stat), &digest))
     }
 
     /// Copies the bytes of a file, its holes as holes.

@@ -91,6 +91,9 @@ pub enum SnapshotError {
         /// What it should be another name of.
         target: String,
     },
+    /// A file could not be taken over from an earlier layer, or is not any more what that layer's index says.
+    #[error("{0} can't be taken over from an earlier layer")]
+    NotReused(String),
     /// A file changed while it was read.
     #[error("{0} changed while it was read")]
     Changed(String),

@@ -26,6 +26,9 @@ pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The file in a tar that makes its folder opaque.
 pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Stands for the digest of a file that was not read yet.
+pub(crate) const UNREAD: [u8; 32] = [0; 32];
+
 /// What was learnt of a file by reading it, by its position among the entries.
 pub(crate) struct FileRead {
     pub at: usize,
@@ -40,7 +43,8 @@ pub(crate) struct Written {
     pub files: Vec<FileRead>,
 }
 
-/// Whether files are read for the first time, so that their digests and attributes are not known.
+/// Whether files are read for the first time, so that their digests and attributes are not known (but where
+/// an entry has a digest already).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
     First,
@@ -164,6 +168,16 @@ impl Source<'_> {
         files.iter().take(BATCH_FILES).take_while(fits).count()
     }
 
+    /// The digest of a file, where it need not be worked out.
+    fn known(&self, at: usize) -> Option<Digest> {
+        match self.entries[at].1.kind {
+            Kind::File { digest, .. } if self.reading == Reading::Again || *digest.as_bytes() != UNREAD => {
+                Some(digest)
+            }
+            _ => None,
+        }
+    }
+
     fn size(&self, at: usize) -> u64 {
         match self.entries[at].1.kind {
             Kind::File { size, .. } => size,
@@ -180,8 +194,13 @@ impl Source<'_> {
         let mut length = 0;
         while length < content.len() {
             match rustix::io::read(&file, &mut content[length..]) {
-                Ok(0) => break,
-                Ok(more) => length += more,
+                Ok(more) => {
+                    length += more;
+                    // It had room to give more.
+                    if length == size {
+                        break;
+                    }
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(cannot("read", path)(error)),
             }
@@ -190,10 +209,7 @@ impl Source<'_> {
             return Err(SnapshotError::Changed(shown(path)));
         }
         content.truncate(size);
-        let digest = match self.reading {
-            Reading::First => Digest::of(&content),
-            Reading::Again => Digest::from_bytes([0; 32]),
-        };
+        let digest = self.known(at).unwrap_or_else(|| Digest::of(&content));
         Ok((content, FileRead { at, digest, xattrs }))
     }
 
@@ -207,6 +223,7 @@ impl Source<'_> {
         if sender.send([Message::Large { xattrs: xattrs.clone() }].into()).is_err() {
             return Ok(None);
         }
+        let known = self.known(at);
         let mut hasher = Hasher::new();
         let mut left = self.size(at);
         loop {
@@ -219,7 +236,7 @@ impl Source<'_> {
             };
             piece.truncate(length);
             left = left.checked_sub(length as u64).ok_or_else(|| SnapshotError::Changed(shown(path)))?;
-            if self.reading == Reading::Again {
+            if known.is_some() {
                 if sender.send([Message::Piece(piece)].into()).is_err() {
                     return Ok(None);
                 }
@@ -234,13 +251,13 @@ impl Source<'_> {
         if left != 0 {
             return Err(SnapshotError::Changed(shown(path)));
         }
-        Ok(Some(FileRead { at, digest: hasher.finish(), xattrs }))
+        Ok(Some(FileRead { at, digest: known.unwrap_or_else(|| hasher.finish()), xattrs }))
     }
 
     fn open(&self, at: usize) -> Result<(OwnedFd, Xattrs), SnapshotError> {
         let (path, entry) = &self.entries[at];
         let file = open_beneath(self.fs, path).map_err(cannot("open", path))?;
-        if self.reading == Reading::Again {
+        if self.known(at).is_some() {
             return Ok((file, entry.xattrs.clone()));
         }
         let mut xattrs = node::xattrs_of(&file).map_err(cannot("read the attributes of", path))?;

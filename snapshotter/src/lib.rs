@@ -15,6 +15,7 @@ mod layer_tar;
 mod mode;
 mod mount;
 mod node;
+mod reuse;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -23,7 +24,7 @@ mod unpack;
 mod view;
 
 pub use commit::CommitOptions;
-pub use copy::{Copied, CopyOptions, Verdict, copy_tree};
+pub use copy::{Copied, CopyOptions, Reuse, Verdict, copy_tree};
 pub use error::SnapshotError;
 pub use extract::{ExtractOptions, extract_archive};
 pub use id::SnapshotId;
@@ -31,6 +32,7 @@ pub use index::{Entry, Kind, LayerIndex, path_order};
 pub use mode::{Clause, ModeChange, SourceModes};
 pub use mount::{MAX_LAYERS, Mount};
 pub use node::Xattrs;
+pub use reuse::Earlier;
 pub use store::{Active, Committed, Snapshotter};
 pub use tree::{NodeStat, NodeType, Tree};
 pub use view::{Resolved, TreeView, Walk, components};

@@ -14,7 +14,9 @@ use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Secu
 use kiln_snapshotter::{
     Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
 };
-use kiln_solver::{Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId};
+use kiln_solver::{
+    CacheKey, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
+};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -60,16 +62,25 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
     let committed = snapshots.commit(active, &below, &CommitOptions::default())?;
     let op = Op::Exec(Box::new(exec.clone()));
     let own = StepInputs { op: &op, platform, inputs: &[] }.key();
-    // A command that made just this before keeps its old layer, and what follows stays cached.
-    if let Some(old) = build.store.meta.same(&own, &committed.content)?
+    Ok(vec![vec![add_layer_once(build, &own, &committed)?]])
+}
+
+/// Notes a layer that the step with the key `own`, inputs aside, made. One that made just this before keeps its
+/// old layer, and what follows stays cached.
+pub(crate) fn add_layer_once(
+    build: &Build<'_>,
+    own: &CacheKey,
+    committed: &Committed,
+) -> Result<i64, WorkerError> {
+    if let Some(old) = build.store.meta.same(own, &committed.content)?
         && build.store.meta.layer(old)?.is_some()
     {
-        snapshots.remove(&committed.id)?;
-        return Ok(vec![vec![old]]);
+        build.store.snapshots.remove(&committed.id)?;
+        return Ok(old);
     }
-    let id = add_layer(build, &committed)?;
-    build.store.meta.add_same(&own, &committed.content, id)?;
-    Ok(vec![vec![id]])
+    let id = add_layer(build, committed)?;
+    build.store.meta.add_same(own, &committed.content, id)?;
+    Ok(id)
 }
 
 /// Notes a layer that a step made.

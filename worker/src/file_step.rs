@@ -4,17 +4,19 @@
 use crate::WorkerError;
 use crate::build::Build;
 use crate::error::CopyError;
-use crate::exec_step::add_layer;
+use crate::exec_step::add_layer_once;
 use crate::layer::Stack;
 use crate::progress::{Notice, Progress};
 use crate::selection::{Filter, Match, matches};
 use crate::view::View;
 use kiln_snapshotter::components;
 use kiln_snapshotter::{
-    Active, CommitOptions, CopyOptions, ExtractOptions, ModeChange, Mount as Overlay, NodeType,
-    SnapshotError, SnapshotId, SourceModes, Tree, Verdict, copy_tree, extract_archive,
+    Active, CommitOptions, CopyOptions, Earlier, ExtractOptions, ModeChange, Mount as Overlay, NodeStat,
+    NodeType, Reuse, SnapshotError, SnapshotId, SourceModes, Tree, Verdict, copy_tree, extract_archive,
 };
-use kiln_solver::{Chown, CopyAction, FileActionKind, FileInput, FileOp, Principal, VertexId};
+use kiln_solver::{
+    CacheKey, Chown, CopyAction, FileActionKind, FileInput, FileOp, Op, Principal, StepInputs, VertexId,
+};
 use std::io::Read;
 
 /// A user list that is longer is not read: 10 MiB.
@@ -33,6 +35,8 @@ struct Place<'a> {
     build: &'a Build<'a>,
     vertex: VertexId,
     work: &'a Work,
+    /// From where files may be taken over: only for the last that is done there.
+    earlier: Option<&'a Earlier>,
 }
 
 impl Place<'_> {
@@ -44,8 +48,34 @@ impl Place<'_> {
 
 /// Does the actions and gives, for each output, what they added.
 pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<Vec<Vec<i64>>, WorkerError> {
+    let platform = build.vertex(vertex).platform.as_ref();
+    let own = StepInputs { op: &Op::File(file.clone()), platform, inputs: &[] }.key();
+    let earlier = earlier(build, file, &own)?;
+    match act(build, vertex, file, &own, earlier.as_ref()) {
+        // The earlier layer is being removed, or one file has as many names as it may.
+        Err(WorkerError::Snapshot(SnapshotError::NotReused(_))) => act(build, vertex, file, &own, None),
+        done => done,
+    }
+}
+
+/// The layer that this step made last, on whatever input.
+fn earlier(build: &Build<'_>, file: &FileOp, own: &CacheKey) -> Result<Option<Earlier>, WorkerError> {
+    let copies = matches!(file.actions.last().map(|action| &action.kind), Some(FileActionKind::Copy(_)));
+    let made = if copies { build.store.meta.last_made(own)? } else { None };
+    let Some(layer) = made.map_or(Ok(None), |id| build.store.meta.layer(id))? else { return Ok(None) };
+    // Without it all is copied.
+    Ok(build.store.snapshots.earlier(&layer.snapshot).ok())
+}
+
+fn act(
+    build: &Build<'_>,
+    vertex: VertexId,
+    file: &FileOp,
+    own: &CacheKey,
+    earlier: Option<&Earlier>,
+) -> Result<Vec<Vec<i64>>, WorkerError> {
     let mut works: Vec<Option<Work>> = Vec::new();
-    for action in &file.actions {
+    for (at, action) in file.actions.iter().enumerate() {
         // An action that goes on where an earlier one ended takes its file system over.
         let taken = match action.input {
             FileInput::Action(i) => works.get_mut(i as usize).and_then(Option::take),
@@ -58,20 +88,25 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<
             }
             (None, _) => begin(build, &Stack::default())?,
         };
-        let source = match action.secondary_input {
+        let made = match action.secondary_input {
             Some(FileInput::Action(i)) => works.get(i as usize).and_then(Option::as_ref),
             _ => None,
         };
-        perform(build, vertex, action.secondary_input, source, &action.kind, &work)?;
+        // What is taken over is there from the commit on, and nothing may come after it.
+        let earlier = earlier.filter(|_| at + 1 == file.actions.len());
+        let place = Place { build, vertex, work: &work, earlier };
+        perform(&place, action.secondary_input, made, &action.kind)?;
         works.push(Some(work));
     }
     let mut outputs: Vec<(u32, Vec<i64>)> = Vec::new();
-    for (action, work) in file.actions.iter().zip(works) {
+    let last = works.len();
+    for ((action, work), at) in file.actions.iter().zip(works).zip(1..) {
         if let (Some(output), Some(work)) = (action.output, work) {
             let Work { below, active, overlay, tree } = work;
             drop((tree, overlay));
-            let committed = build.store.snapshots.commit(active, &below, &CommitOptions::default())?;
-            outputs.push((output, vec![add_layer(build, &committed)?]));
+            let (options, earlier) = (CommitOptions::default(), earlier.filter(|_| at == last));
+            let committed = build.store.snapshots.commit_reusing(active, &below, &options, earlier)?;
+            outputs.push((output, vec![add_layer_once(build, own, &committed)?]));
         }
     }
     outputs.sort_by_key(|(output, _)| *output);
@@ -87,30 +122,28 @@ fn begin(build: &Build<'_>, stack: &Stack) -> Result<Work, WorkerError> {
 }
 
 fn perform(
-    build: &Build<'_>,
-    vertex: VertexId,
+    place: &Place<'_>,
     secondary: Option<FileInput>,
-    earlier: Option<&Work>,
+    made: Option<&Work>,
     kind: &FileActionKind,
-    work: &Work,
 ) -> Result<(), WorkerError> {
-    let place = Place { build, vertex, work };
+    let Place { build, vertex, work, earlier: _ } = *place;
     match kind {
         FileActionKind::Copy(copy) => {
-            let source = match (secondary, earlier) {
+            let source = match (secondary, made) {
                 (Some(FileInput::Input(i)), _) => Source::of_input(build, vertex, i)?,
-                (_, Some(earlier)) => Source::of_work(earlier)?,
+                (_, Some(made)) => Source::of_work(made)?,
                 _ => Source::empty(build)?,
             };
-            do_copy(&place, &source, copy)
+            do_copy(place, &source, copy)
         }
         FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns } => {
-            let owner = owner_ids(&place, owner.as_ref())?.unwrap_or((0, 0));
+            let owner = owner_ids(place, owner.as_ref())?.unwrap_or((0, 0));
             let mut data = data.as_slice();
             Ok(work.tree.write_file(path.as_bytes(), *mode, Some(owner), time(*timestamp_ns), &mut data)?)
         }
         FileActionKind::Mkdir { path, mode, make_parents: _, owner, timestamp_ns } => {
-            let owner = owner_ids(&place, owner.as_ref())?;
+            let owner = owner_ids(place, owner.as_ref())?;
             work.tree.make_dirs(path.as_bytes(), *mode, owner, time(*timestamp_ns))?;
             Ok(())
         }
@@ -176,6 +209,14 @@ impl Source {
         }
     }
 
+    /// The digest of a file without attributes that was read before and has not changed since.
+    fn known(&self, stat: &NodeStat) -> Option<kiln_oci::Digest> {
+        match &self.tree {
+            SourceTree::Local(local) => local.memo().get(stat),
+            SourceTree::Mounted(_) => None,
+        }
+    }
+
     fn ignores(&self, path: &[u8], is_dir: bool) -> bool {
         matches!(&self.tree, SourceTree::Local(local) if local.is_ignored(path, is_dir))
     }
@@ -195,15 +236,18 @@ fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), 
         None => None,
     };
     let filter = Filter::of(copy)?;
+    let known = |stat: &NodeStat| source.known(stat);
+    let reuse = place.earlier.map(|earlier| Reuse { earlier, digest: &known });
     let mut made = Vec::new();
-    for found in matches(&source.view, copy)? {
+    let all = matches(&source.view, copy)?;
+    for (at, found) in all.iter().enumerate() {
         if copy.timestamp_ns.is_some() {
             note_missing(&work.tree, copy.dest.as_bytes(), &mut made)?;
         }
-        if copy.attempt_unpack && unpack(source, &found, copy, asked, work)? {
+        if copy.attempt_unpack && unpack(source, found, copy, asked, work)? {
             continue;
         }
-        let dest = destination(source, copy, &found, asked, mode.as_ref(), work)?;
+        let dest = destination(source, copy, found, asked, mode.as_ref(), work)?;
         let verdict = |relative: &[u8], is_dir: bool| {
             let full = if relative.is_empty() {
                 found.path.clone()
@@ -217,6 +261,7 @@ fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), 
             source_modes,
             mode: mode.as_ref(),
             filter: &verdict,
+            reuse: reuse.filter(|_| at + 1 == all.len()),
             ..CopyOptions::default()
         };
         copy_tree(source.tree(), &found.path, &work.tree, &dest, &options)?;

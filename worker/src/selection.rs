@@ -197,11 +197,13 @@ fn tree(
     copy: &CopyAction,
     Sinks { hasher, listing }: &mut Sinks<'_>,
 ) -> Result<(), WorkerError> {
-    let mut entries: Vec<(Vec<u8>, Vec<u8>, Node)> = Vec::new();
     let Some(node) = view.node(root)? else { return Ok(()) };
-    gather(view, root, Vec::new(), node, filter, &mut entries)?;
-    let digests: Vec<Option<Digest>> =
-        entries.par_iter().map(|(path, _, node)| view.digest(path, node)).collect::<Result<_, _>>()?;
+    let entries = gather(view, root, node, filter)?;
+    let digests: Vec<Option<Digest>> = entries
+        .par_iter()
+        .with_min_len(32)
+        .map(|(path, _, node)| view.digest(path, node))
+        .collect::<Result<_, _>>()?;
     let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
     for ((path, relative, node), digest) in entries.iter().zip(digests) {
         if relative.is_empty()
@@ -230,36 +232,62 @@ fn tree(
     Ok(())
 }
 
-/// Lists what is taken at and beneath `path`: full path, path below the root of the copy, node.
-fn gather(
-    view: &View,
-    path: &[u8],
+/// What is taken: full path, path below the root of the copy, node.
+type Taken = (Vec<u8>, Vec<u8>, Node);
+
+/// One path that is looked at, and which of the others are in it.
+struct Seen {
+    path: Vec<u8>,
     relative: Vec<u8>,
     node: Node,
-    filter: &Filter,
-    out: &mut Vec<(Vec<u8>, Vec<u8>, Node)>,
-) -> Result<(), WorkerError> {
-    let is_dir = node.kind == NodeType::Directory;
-    let verdict = filter.verdict(&relative, is_dir);
-    if verdict == Verdict::Exclude {
-        return Ok(());
-    }
-    if verdict == Verdict::Include {
-        out.push((path.to_vec(), relative.clone(), node));
-    }
-    if is_dir {
-        let before = out.len();
-        for (name, child) in view.children(path)? {
-            gather(view, &joined(path, &name), joined(&relative, &name), child, filter, out)?;
+    verdict: Verdict,
+    inside: std::ops::Range<usize>,
+}
+
+/// Lists what is taken at and beneath `path`, in order.
+/// All folders of one depth are listed at once, on all cores.
+fn gather(view: &View, path: &[u8], node: Node, filter: &Filter) -> Result<Vec<Taken>, WorkerError> {
+    let see = |path: Vec<u8>, relative: Vec<u8>, node: Node| {
+        let verdict = filter.verdict(&relative, node.kind == NodeType::Directory);
+        let seen = Seen { path, relative, node, verdict, inside: 0..0 };
+        (verdict != Verdict::Exclude).then_some(seen)
+    };
+    let mut all: Vec<Seen> = see(path.to_vec(), Vec::new(), node).into_iter().collect();
+    let mut done = 0;
+    while done < all.len() {
+        let level = all.len();
+        let list = |folder: &Seen| -> Result<Vec<Seen>, WorkerError> {
+            if folder.node.kind != NodeType::Directory {
+                return Ok(Vec::new());
+            }
+            let of = |(name, node): (Vec<u8>, Node)| {
+                see(joined(&folder.path, &name), joined(&folder.relative, &name), node)
+            };
+            Ok(view.children(&folder.path)?.into_iter().filter_map(of).collect())
+        };
+        let listed: Vec<Vec<Seen>> = all[done..].par_iter().map(list).collect::<Result<_, _>>()?;
+        for (at, inside) in (done..level).zip(listed) {
+            all[at].inside = all.len()..all.len() + inside.len();
+            all.extend(inside);
         }
-        if verdict == Verdict::ExcludeButDescend
-            && out.len() > before
-            && let Some(node) = view.node(path)?
-        {
-            out.insert(before, (path.to_vec(), relative, node));
-        }
+        done = level;
     }
-    Ok(())
+    // A folder that is only on the way is taken if anything in it is; what is in it stands behind it.
+    let mut taken = vec![false; all.len()];
+    for (at, seen) in all.iter().enumerate().rev() {
+        taken[at] = seen.verdict == Verdict::Include || taken[seen.inside.clone()].contains(&true);
+    }
+    let mut todo: Vec<usize> = (0..all.len().min(1)).collect();
+    let mut order = Vec::with_capacity(all.len());
+    while let Some(at) = todo.pop() {
+        if taken[at] {
+            order.push(at);
+        }
+        todo.extend(all[at].inside.clone().rev());
+    }
+    let mut all: Vec<Option<Seen>> = all.into_iter().map(Some).collect();
+    let seen = order.into_iter().filter_map(|at| all[at].take());
+    Ok(seen.map(|Seen { path, relative, node, .. }| (path, relative, node)).collect())
 }
 
 fn put(hasher: &mut Hasher, bytes: &[u8]) {

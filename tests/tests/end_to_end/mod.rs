@@ -7,6 +7,7 @@ mod caching;
 mod contexts;
 mod debug;
 mod devices;
+mod early_cut_off;
 mod examples;
 mod explain;
 mod failures;

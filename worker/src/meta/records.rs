@@ -100,6 +100,12 @@ impl Meta {
         self.lock().query_row(sql, values, |r| r.get(0)).optional().map_err(|e| self.fail(e))
     }
 
+    /// The layer that a command made last.
+    pub fn last_made(&self, op: &CacheKey) -> Result<Option<i64>, WorkerError> {
+        let sql = "SELECT max(layer) FROM same WHERE op = ?1";
+        self.lock().query_row(sql, [op.0.as_bytes()], |r| r.get(0)).map_err(|e| self.fail(e))
+    }
+
     /// Notes the layer that a command made.
     pub fn add_same(&self, op: &CacheKey, content: &Digest, layer: i64) -> Result<(), WorkerError> {
         let sql = "INSERT OR REPLACE INTO same (op, content, layer) VALUES (?1, ?2, ?3)";
