@@ -106,7 +106,7 @@ fn familiar(name: &str) -> String {
 }
 
 /// Bytes in the units of 1000 that Docker uses.
-fn human_size(bytes: u64) -> String {
+pub(crate) fn human_size(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut units = ["B", "kB", "MB", "GB", "TB"].iter();
     let mut unit = units.next().unwrap_or(&"B");

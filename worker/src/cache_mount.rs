@@ -127,6 +127,20 @@ pub(crate) fn sweep(store: &Store) -> Result<(), WorkerError> {
     Ok(())
 }
 
+/// Removes a cache that nobody uses; whether it is gone.
+pub(crate) fn remove(store: &Store, name: &str) -> Result<bool, WorkerError> {
+    let (Some(_using), Some(_filling)) =
+        (store.try_lock(&format!("cache-{name}"))?, store.try_lock(&format!("fill-{name}"))?)
+    else {
+        return Ok(false);
+    };
+    let parent = store.root.join("cache-mounts").join(name);
+    // First the link: who looks for a generation now makes another one.
+    let _ = std::fs::remove_file(parent.join("current"));
+    remove_unused(&parent)?;
+    Ok(std::fs::remove_dir(&parent).is_ok())
+}
+
 /// What a cache is called: by its id, and by what it begins with.
 fn name(build: &Build<'_>, mount: &Mount, input: Option<Edge>, id: &str) -> Result<String, WorkerError> {
     let initial = match input {

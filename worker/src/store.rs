@@ -8,6 +8,7 @@
 //! <root>/cache-mounts/<id>/ what `RUN --mount=type=cache` keeps
 //! <root>/locks/<name>       flocks: they die with the process that holds them
 //! <root>/locks/alive-<n>    the lock of one who makes snapshots; if nobody holds it, he died
+//! <root>/leases/            what live processes count on
 //! <root>/tmp/<name>/        what one command needs for its time; locked as long as it lives
 //! ```
 //! Who gives up a lock removes its file while he holds it alone; who gets one looks whether the path still
@@ -15,8 +16,8 @@
 //! It does not know graphs, images or registries.
 
 use crate::WorkerError;
+use crate::lease::Leases;
 use crate::meta::Meta;
-use kiln_oci::Layout;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{SnapshotError, Snapshotter, Tree};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -25,14 +26,21 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+
+mod content;
+
+pub(crate) use content::Content;
 
 /// The version of the whole. One of version 1 is brought to it when it is opened.
 const VERSION: &str = "2";
 /// How long a wait for a lock pauses at first, and at last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
+/// How long somebody waits before he says for what.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// What the locks of [`Store::mark_alive`] are called.
 const ALIVE: &str = "alive-";
 /// A finished snapshot that is not noted for so long never will be.
@@ -42,9 +50,10 @@ const NOTED_WITHIN: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct Store {
     pub root: PathBuf,
-    pub content: Layout,
+    pub content: Content,
     pub snapshots: Snapshotter,
     pub meta: Meta,
+    pub leases: Arc<Leases>,
 }
 
 /// A lock that is held. Its file is gone when nobody holds it any more.
@@ -104,12 +113,25 @@ impl Store {
         for folder in ["snapshots", "cache-mounts", "locks", "tmp"] {
             private_folder(&root.join(folder))?;
         }
+        let leases = Arc::new(Leases::open(root)?);
         Ok(Store {
-            content: Layout::open(&root.join("content"))?,
+            content: Content::open(&root.join("content"), &leases)?,
             snapshots: Snapshotter::open(&root.join("snapshots"))?,
-            meta: Meta::open(&root.join("meta.db"))?,
+            meta: Meta::open_leasing(&root.join("meta.db"), &leases)?,
+            leases,
             root: root.to_owned(),
         })
+    }
+
+    /// Does something that needs space; once more if the disk was full and there was something to give up.
+    pub fn with_space<T>(&self, work: impl Fn() -> Result<T, WorkerError>) -> Result<T, WorkerError> {
+        match work() {
+            Err(error) if is_full(&error) => {
+                crate::keeping::free_space(self)?;
+                work()
+            }
+            done => done,
+        }
     }
 
     /// To be held by all that makes snapshots. What a dead holder leaves of it tells that there is
@@ -206,6 +228,11 @@ impl Store {
         Ok(is_clean)
     }
 
+    /// Whether other processes make snapshots now.
+    pub fn others_live(&self) -> Result<bool, WorkerError> {
+        Ok(self.marks()?.live > 0)
+    }
+
     fn marks(&self) -> Result<Marks, WorkerError> {
         let folder = self.root.join("locks");
         let mut marks = Marks::default();
@@ -226,6 +253,29 @@ impl Store {
     /// Waits for the lock `name` and holds it until it is dropped. A dead holder's lock is free.
     pub fn lock(&self, name: &str, cancel: &CancelToken) -> Result<Lock, WorkerError> {
         waited(cancel, || self.try_lock(name))
+    }
+
+    /// The same; a wait of more than a second is told, once, with the process that holds the lock.
+    pub fn lock_telling(
+        &self,
+        name: &str,
+        cancel: &CancelToken,
+        tell: impl Fn(Option<u32>),
+    ) -> Result<Lock, WorkerError> {
+        let (started, mut told) = (Instant::now(), false);
+        let lock = waited(cancel, || {
+            let lock = self.try_lock(name)?;
+            if lock.is_none() && !told && started.elapsed() > TOLD_AFTER {
+                told = true;
+                let holder = std::fs::read_to_string(self.lock_path(name)).ok();
+                tell(holder.and_then(|text| text.trim().parse().ok()));
+            }
+            Ok(lock)
+        })?;
+        // What is left of a dead holder's number is overwritten.
+        let text = format!("{:<10}\n", std::process::id());
+        let _ = std::os::unix::fs::FileExt::write_all_at(&lock.file, text.as_bytes(), 0);
+        Ok(lock)
     }
 
     /// Waits until nobody holds the lock `name` alone, and holds it together with others.
@@ -275,6 +325,19 @@ impl Drop for Lock {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether an error says that the disk is full.
+fn is_full(error: &WorkerError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Whether a path is that of an open file.

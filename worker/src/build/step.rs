@@ -81,7 +81,9 @@ impl Build<'_> {
             return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         // Another process, or another step with the same key, may be at it: then its result is taken.
-        let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
+        let name = &this.metadata.name;
+        let waiting = |process| self.progress.send(Progress::Waiting { vertex, name, process });
+        let _alone = self.store.lock_telling(&format!("step-{}", keys[0].0.hex()), self.cancel, waiting)?;
         if !this.metadata.ignore_cache
             && let Some(outputs) = self.record(&keys[0])?
         {
@@ -93,6 +95,8 @@ impl Build<'_> {
         let started = Instant::now();
         let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
+        let ids: Vec<i64> = added.iter().flatten().copied().collect();
+        self.store.meta.set_cost(&ids, started.elapsed().as_millis() as u64, &this.metadata.name)?;
         let stacks = self.laid(vertex, &added)?;
         if changed.is_empty() {
             self.store.meta.add_record(keys, &added)?;
