@@ -5,7 +5,7 @@
 //! It does not know how anything is made.
 
 pub(crate) mod cap;
-mod fsck;
+pub(crate) mod fsck;
 mod inventory;
 mod prune;
 

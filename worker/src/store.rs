@@ -173,6 +173,8 @@ impl Store {
         self.snapshots.sweep()?;
         crate::cache_mount::sweep(self)?;
         self.sweep_locks()?;
+        // Whoever decides removes what the dead counted on.
+        drop(self.leases.decide()?);
         if self.sweep_unnoted()? {
             for mark in dead {
                 std::fs::remove_file(&mark).map_err(WorkerError::io("remove", mark))?;

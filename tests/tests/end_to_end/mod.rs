@@ -1,15 +1,18 @@
 //! Claims about the built binary, each a test that runs it as a process.
 
 mod as_buildkit;
+mod bounded;
 mod caching;
 mod contexts;
 mod debug;
 mod devices;
 mod examples;
 mod failures;
+mod fsck;
 mod instructions;
 mod interruption;
 mod layouts;
+mod many_processes;
 mod mistake_table;
 mod mistakes;
 mod multi_platform;

@@ -171,7 +171,10 @@ pub(crate) fn verify_layer(
         let is_owned = matches!(entry.kind, Kind::Whiteout)
             || entry.implied
             || (stat.uid, stat.gid) == (entry.uid, entry.gid);
-        if !is_right || !is_owned {
+        let is_open_as_before = matches!(entry.kind, Kind::Whiteout | Kind::Symlink { .. })
+            || entry.implied
+            || stat.mode == entry.mode;
+        if !is_right || !is_owned || !is_open_as_before {
             return Ok(Some(format!("/{} is not what it was", shown())));
         }
         if let (true, Kind::File { digest, .. }) = (full, &entry.kind)

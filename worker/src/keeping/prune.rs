@@ -101,7 +101,11 @@ fn collected(store: &Store, pruning: &Pruning, usage: &Usage) -> Result<Removed,
 
 /// Takes things away that nobody needs; those that were leased or named meanwhile stay.
 fn remove(store: &Store, mut chosen: Vec<UsageItem>) -> Result<Vec<UsageItem>, WorkerError> {
-    let (trash, _lock) = store.temporary_folder()?;
+    // On a disk that is quite full not even a folder can be made: then the blobs wait for the next time.
+    let trash = store.temporary_folder().ok();
+    if trash.is_none() {
+        chosen.retain(|item| item.kind != Kind::Blob);
+    }
     let known: HashSet<i64> = chosen.iter().filter_map(layer_of).collect();
     let diff_ids = store.meta.layer_uses()?;
     let deciding = store.leases.decide()?;
@@ -124,7 +128,7 @@ fn remove(store: &Store, mut chosen: Vec<UsageItem>) -> Result<Vec<UsageItem>, W
     });
     let blobs: Vec<_> = blobs.collect();
     store.meta.forget(&layers, &blobs)?;
-    for digest in &blobs {
+    for (digest, (trash, _)) in blobs.iter().zip(trash.iter().cycle()) {
         // Moving is quick however large it is; the folder goes with this function or with the next sweep.
         let path = store.root.join("content/blobs/sha256").join(digest.hex());
         let _ = std::fs::rename(path, trash.path().join(digest.hex()));
