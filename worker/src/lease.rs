@@ -202,6 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn two_hundred_leases_are_nothing_to_wait_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let leases = Leases::open(folder.path()).expect("leases");
+        let started = std::time::Instant::now();
+        (0..200).for_each(|id| leases.take(Leased::Layer(id), || Ok(())).expect("a lease"));
+        let took = started.elapsed();
+        assert!(took < std::time::Duration::from_millis(100), "{took:?}");
+        assert_eq!(leases.layers().len(), 200);
+    }
+
+    #[test]
     fn nothing_is_leased_while_somebody_decides() {
         let folder = tempfile::tempdir().expect("a folder");
         let leases = Leases::open(folder.path()).expect("leases");
