@@ -175,6 +175,7 @@ impl Store {
         self.sweep_locks()?;
         // Whoever decides removes what the dead counted on.
         drop(self.leases.decide()?);
+        self.meta.forget_dead_records()?;
         if self.sweep_unnoted()? {
             for mark in dead {
                 std::fs::remove_file(&mark).map_err(WorkerError::io("remove", mark))?;

@@ -109,3 +109,20 @@ fn a_build_that_waits_says_for_whom() {
     first.wait(LIMIT).success();
     second.says(&format!("which process {process} is building"));
 }
+
+#[test]
+fn a_collector_that_is_killed_at_any_moment_leaves_nothing_behind() {
+    let context = on_busybox("FROM @\n");
+    for kill in 0..rounds(6) {
+        let text = format!("FROM {}\nRUN echo {kill} > /made\nRUN echo next > /next\n", super::busybox());
+        context.write("Dockerfile", text);
+        context.build(["--output", "type=cacheonly"]).success();
+        let prune = context.kiln(["prune", "--all", "-f"]).start();
+        std::thread::sleep(Duration::from_millis(kill as u64 * 3 % 20));
+        prune.signal(Signal::KILL);
+    }
+    context.image(super::NONE).file_is("/next", "next\n");
+    context.kiln(["fsck", "--full"]).run().success();
+    let noted = context.kiln(["du", "-v"]).run().success().stdout_text();
+    assert!(!noted.contains("snapshots/"), "{noted}");
+}

@@ -65,6 +65,8 @@ pub(crate) fn check(store: &Store, full: bool, repair: bool) -> Result<Vec<Damag
         // What a damaged database says of the rest proves nothing.
         return Ok(found);
     }
+    // What the dead left is no damage.
+    store.sweep()?;
     blobs(store, repair, &mut found)?;
     layers(store, full, repair, &mut found)?;
     cache_mounts(store, repair, &mut found)?;

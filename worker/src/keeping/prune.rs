@@ -101,6 +101,8 @@ fn collected(store: &Store, pruning: &Pruning, usage: &Usage) -> Result<Removed,
 
 /// Takes things away that nobody needs; those that were leased or named meanwhile stay.
 fn remove(store: &Store, mut chosen: Vec<UsageItem>) -> Result<Vec<UsageItem>, WorkerError> {
+    // Should this process die half-way, its mark tells that there is something to sweep.
+    let _alive = store.mark_alive()?;
     // On a disk that is quite full not even a folder can be made: then the blobs wait for the next time.
     let trash = store.temporary_folder().ok();
     if trash.is_none() {
