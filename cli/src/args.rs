@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// The folder of the store [default: $KILN_ROOT, else /var/lib/kiln or ~/.local/share/kiln]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// What the store may take, as 10GiB; the least worth goes [default: $KILN_STORE_MAX, else the store's settings.json, else no limit]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub store_max: Option<String>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -47,6 +50,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: LockCommand,
     },
+    /// Show what the store has and how large it is
+    Du(DuArgs),
+    /// Remove what no image and no running build needs
+    Prune(PruneArgs),
+    /// Look for damage in the store
+    Fsck(FsckArgs),
     /// Show what kiln makes of a Dockerfile before it builds
     Debug {
         #[command(subcommand)]
@@ -437,6 +446,45 @@ pub(crate) struct RmiArgs {
     /// The images
     #[arg(required = true)]
     pub names: Vec<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct DuArgs {
+    /// Show each thing
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// table or json
+    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+    pub format: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PruneArgs {
+    /// Cache mounts too, which nothing can make anew
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only what matches: until=24h (not used for so long), type=TYPE, id=ID
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Stop once the store is no larger than this, as 10GiB
+    #[arg(long, value_name = "SIZE")]
+    pub keep_storage: Option<String>,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct FsckArgs {
+    /// Forget what is damaged: it is made or fetched anew when it is needed
+    #[arg(long)]
+    pub repair: bool,
+    /// Read every byte of every layer
+    #[arg(long)]
+    pub full: bool,
 }
 
 #[cfg(test)]

@@ -33,6 +33,11 @@ pub(crate) enum CommandError {
     /// An image that the Dockerfile names is not to be had.
     #[error("{text}")]
     Image { text: String, registry: bool },
+    /// The store is damaged.
+    #[error(
+        "the store has {count} damaged things: kiln fsck --repair forgets them; build or pull named images again"
+    )]
+    Damaged { count: usize },
     /// A step failed; `text` shows where.
     #[error("{text}")]
     Step { text: String, error: Box<WorkerError> },
@@ -52,7 +57,10 @@ impl CommandError {
             | CommandError::NoStore
             | CommandError::Context(_)
             | CommandError::Dockerfile { .. } => 2,
-            CommandError::Signals(_) | CommandError::File { .. } | CommandError::Findings { .. } => 1,
+            CommandError::Damaged { .. }
+            | CommandError::Signals(_)
+            | CommandError::File { .. }
+            | CommandError::Findings { .. } => 1,
             CommandError::Image { registry: true, .. } => 3,
             CommandError::Image { registry: false, .. } => 1,
             CommandError::Caches { .. } => 4,

@@ -8,16 +8,20 @@ mod caches;
 mod check;
 mod contexts;
 mod debug;
+mod du;
 mod error;
 mod explain;
 mod failure;
+mod fsck;
 mod images;
 mod interrupt;
 mod lock;
 mod outputs;
 mod plain;
+mod prune;
 mod render;
 mod report;
+mod sizes;
 mod stderr;
 
 use crate::args::{Args, Command, LockCommand};
@@ -25,7 +29,7 @@ use crate::error::CommandError;
 use clap::Parser;
 use kiln_runner::child_entry_point;
 use kiln_worker::{RegistryOptions, Worker};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -51,10 +55,11 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<(), CommandError> {
     let cancel = interrupt::watch()?;
     let root = store_root(args.root)?;
+    let max = store_max(args.store_max, &root)?;
     let open = |insecure: &[String]| {
         let options =
             RegistryOptions { insecure_registries: insecure.to_vec(), ..RegistryOptions::from_env() };
-        Worker::open(&root, options, &cancel)
+        Worker::open(&root, options, &cancel).map(|worker| worker.with_store_max(max))
     };
     match args.command {
         Command::Build(args) => build::run(args.settled()?, open, &cancel),
@@ -67,7 +72,31 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Explain(args) => explain::run(&open(&[])?, &args),
         Command::CacheMount { what } => cache_mount::run(what, open),
         Command::Lock { what: LockCommand::Update(args) } => lock::update(&args, open),
+        Command::Du(args) => du::run(&open(&[])?, &args),
+        Command::Prune(args) => prune::run(&open(&[])?, &args),
+        Command::Fsck(args) => fsck::run(|| open(&[]), &root, &args),
         Command::Debug { what } => debug::run(what, open),
+    }
+}
+
+/// What the store may take: `--store-max`, else `$KILN_STORE_MAX`, else `store_max` in its `settings.json`.
+fn store_max(given: Option<String>, root: &Path) -> Result<Option<u64>, CommandError> {
+    if let Some(text) = given {
+        return sizes::size_bytes("--store-max", &text).map(Some);
+    }
+    if let Some(text) = std::env::var("KILN_STORE_MAX").ok().filter(|text| !text.is_empty()) {
+        return sizes::size_bytes("KILN_STORE_MAX", &text).map(Some);
+    }
+    let path = root.join("settings.json");
+    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+    let settings: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|e| CommandError::usage(path.display().to_string(), format!("it is no JSON: {e}")))?;
+    match settings.get("store_max") {
+        None => Ok(None),
+        Some(value) => {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            sizes::size_bytes(&format!("store_max in {}", path.display()), &text).map(Some)
+        }
     }
 }
 

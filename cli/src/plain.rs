@@ -1,6 +1,7 @@
 //! Progress as plain lines, in BuildKit's form: `#3 [2/4] RUN make`, `#3 0.512 output`, `#3 DONE 1.2s`.
 //! It does not know what the steps do.
 
+use crate::images::human_size;
 use crate::stderr;
 use kiln_worker::{CacheTrouble, Notice, Progress, WorkerError};
 use std::collections::HashMap;
@@ -87,7 +88,7 @@ impl State {
         let number = self.numbers.len() + 1;
         self.numbers.insert(key, number);
         // A name with newlines could pass for lines of kiln's own.
-        self.names.push(name.replace(['\n', '\r'], " "));
+        self.names.push(one_line(name));
         (number, true)
     }
 
@@ -124,6 +125,19 @@ impl State {
             Progress::Cache { place, trouble } => {
                 self.last = 0;
                 out.extend_from_slice(format!("WARNING: {}\n\n", cache_words(place, trouble)).as_bytes());
+            }
+            Progress::Waiting { vertex, name, process } => {
+                let number = self.head(format!("v{}", vertex.0), name, &mut out);
+                let who = process.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"));
+                let text = format!("#{number} waiting for \"{}\", which {who} is building\n", one_line(name));
+                out.extend_from_slice(text.as_bytes());
+            }
+            Progress::OverCap { bytes, max_bytes } => {
+                let (bytes, max) = (human_size(bytes), human_size(max_bytes));
+                let text = format!(
+                    "warning: the store takes {bytes}, more than the {max} of --store-max: all that is left is needed by this build or by names\n"
+                );
+                out.extend_from_slice(text.as_bytes());
             }
             Progress::Notice { vertex, lines, notice } => {
                 let number = self.head(format!("v{}", vertex.0), "", &mut out);

@@ -169,6 +169,16 @@ pub(crate) fn sweep(store: &Store) -> Result<(), WorkerError> {
     Ok(())
 }
 
+/// Gives up a cache that nobody uses, by its folder's name; whether it is gone.
+pub(crate) fn give_up(store: &Store, name: &str) -> Result<bool, WorkerError> {
+    let all = list(store)?;
+    let Some(mount) = all.iter().find(|mount| mount.name == name) else { return Ok(true) };
+    match remove(store, mount) {
+        Err(WorkerError::CacheMount(CacheMountError::InUse { .. })) => Ok(false),
+        removed => removed.map(|()| true),
+    }
+}
+
 /// What a cache begins with: a content, and a path in it; nothing for an empty folder.
 fn begins(build: &Build<'_>, mount: &Mount, input: Option<Edge>) -> Result<String, WorkerError> {
     Ok(match input {

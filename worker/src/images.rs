@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// Pieces of a blob that are between the network and the disk at once; each some ten kilobytes.
@@ -311,22 +312,24 @@ impl Images<'_> {
             }
         }
         let next = AtomicUsize::new(0);
-        let unpack_some = || -> Result<Vec<(usize, Committed)>, WorkerError> {
+        let unpack_some = || -> Result<Vec<(usize, Committed, Duration)>, WorkerError> {
             let mut done = Vec::new();
             while let Some(at) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
-                done.push((*at, self.unpack(&stack.0[*at])?));
+                let started = Instant::now();
+                let committed = self.store.with_space(|| self.unpack(&stack.0[*at]))?;
+                done.push((*at, committed, started.elapsed()));
             }
             Ok(done)
         };
-        let mut unpacked: Vec<(usize, Committed)> = std::thread::scope(|scope| {
+        let mut unpacked: Vec<(usize, Committed, Duration)> = std::thread::scope(|scope| {
             let threads: Vec<_> =
                 (0..left.len().min(LAYERS_AT_ONCE)).map(|_| scope.spawn(unpack_some)).collect();
             let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
             results.collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().flatten().collect())
         })?;
-        unpacked.sort_by_key(|(at, _)| *at);
-        for (at, committed) in unpacked {
-            self.record(stack, at, committed)?;
+        unpacked.sort_by_key(|(at, ..)| *at);
+        for (at, committed, took) in unpacked {
+            self.record(stack, at, committed, took)?;
             self.made.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -357,7 +360,13 @@ impl Images<'_> {
     }
 
     /// Notes an unpacked layer; those below it are noted already.
-    fn record(&self, stack: &Stack, at: usize, unpacked: Committed) -> Result<(), WorkerError> {
+    fn record(
+        &self,
+        stack: &Stack,
+        at: usize,
+        unpacked: Committed,
+        took: Duration,
+    ) -> Result<(), WorkerError> {
         let layer = &stack.0[at];
         let depends = unpacked.depends_on_below();
         let committed = if depends {
@@ -371,6 +380,8 @@ impl Images<'_> {
         // What a shared cache has was made when it says, not now: else the same image had another config here.
         let created_s = layer.created_s.unwrap_or(row.created_s);
         let id = self.store.meta.add_layer(&LayerRow { created_s, ..row })?;
+        let from = layer.origin.as_ref().map_or_else(|| "an image".to_owned(), Origin::name);
+        self.store.meta.set_cost(&[id], took.as_millis() as u64, &format!("FROM {from}"))?;
         if depends {
             self.store.meta.add_rebased(&committed.diff_id, &stack.below(at), id)?;
         }

@@ -1,7 +1,8 @@
 //! The metadata: which layers, records and images the store has.
 //!
 //! ```text
-//! layer    id, diff_id, snapshot, content, tar_bytes, created_s, unsynced, used_s, cost_ms, disk_bytes
+//! layer    id, diff_id, snapshot, content, tar_bytes, created_s, unsynced, used_s, cost_ms, disk_bytes,
+//!          made_by
 //!                                                                   a layer that is unpacked here
 //! rebased  diff_id, below, layer                                    one that depends on what is below
 //! blob     diff_id, form, digest, size, media_type                  the same layer as a blob
@@ -24,9 +25,10 @@
 //! It does not know what a key means or what a snapshot holds.
 
 use crate::WorkerError;
+use crate::lease::Leases;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 mod cache_mounts;
@@ -36,12 +38,14 @@ mod layers;
 mod records;
 mod resolved;
 mod steps;
+mod usage;
 
 pub(crate) use cache_mounts::CacheMountRow;
 pub(crate) use files::FetchedRow;
 pub use images::ImageRow;
 pub(crate) use layers::LayerRow;
 pub(crate) use steps::{NewSteps, StepRow};
+pub(crate) use usage::BlobUse;
 
 /// The tables of version 1.
 const FIRST: &str = "
@@ -64,8 +68,10 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 ";
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
-const VERSIONS: [&[&str]; 2] =
-    [&[FIRST], &[layers::SECOND, records::SECOND, steps::SECOND, cache_mounts::SECOND, resolved::SECOND]];
+const VERSIONS: [&[&str]; 2] = [
+    &[FIRST],
+    &[layers::SECOND, records::SECOND, steps::SECOND, cache_mounts::SECOND, resolved::SECOND, usage::SECOND],
+];
 
 /// The metadata of a store.
 #[derive(Debug)]
@@ -73,9 +79,15 @@ pub(crate) struct Meta {
     path: PathBuf,
     connection: Mutex<Connection>,
     boot: String,
+    leases: Option<Arc<Leases>>,
 }
 
 impl Meta {
+    /// The same, for a process that counts on the layers that it asks for: they stay until it ends.
+    pub fn open_leasing(path: &Path, leases: &Arc<Leases>) -> Result<Meta, WorkerError> {
+        Ok(Meta { leases: Some(leases.clone()), ..Meta::open(path)? })
+    }
+
     /// Opens the database, and makes it if it is not there.
     pub fn open(path: &Path) -> Result<Meta, WorkerError> {
         let fail = |source| WorkerError::Metadata { path: path.to_owned(), source };
@@ -86,7 +98,7 @@ impl Meta {
         upgrade(&mut connection, path)?;
         connection.set_prepared_statement_cache_capacity(64);
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Ok(Meta { path: path.to_owned(), connection: Mutex::new(connection), boot })
+        Ok(Meta { path: path.to_owned(), connection: Mutex::new(connection), boot, leases: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

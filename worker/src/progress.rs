@@ -64,6 +64,22 @@ pub enum Progress<'a> {
     },
     /// The build is over: all that can be told of it.
     Report(&'a BuildReport),
+    /// A step waits for another process, which does the same.
+    Waiting {
+        /// The step.
+        vertex: VertexId,
+        /// Its name.
+        name: &'a str,
+        /// The other process, if that is known.
+        process: Option<u32>,
+    },
+    /// The store is larger than it may be, and everything in it is needed.
+    OverCap {
+        /// What it takes.
+        bytes: u64,
+        /// What it may take.
+        max_bytes: u64,
+    },
     /// A step goes on, but perhaps not as the user thinks.
     Notice {
         /// The step.

@@ -9,6 +9,7 @@
 //! <root>/locks/<name>       flocks: they die with the process that holds them
 //! <root>/locks/alive-<n>    the lock of one who makes snapshots; if nobody holds it, he died
 //! <root>/builds/<id>/       what is told of the newest builds
+//! <root>/leases/            what live processes count on
 //! <root>/tmp/<name>/        what one command needs for its time; locked as long as it lives
 //! ```
 //! Who gives up a lock removes its file while he holds it alone; who gets one looks whether the path still
@@ -16,8 +17,8 @@
 //! It does not know graphs, images or registries.
 
 use crate::WorkerError;
+use crate::lease::Leases;
 use crate::meta::Meta;
-use kiln_oci::Layout;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{SnapshotError, Snapshotter, Tree};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -26,8 +27,13 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
+
+mod content;
+
+pub(crate) use content::Content;
 
 /// The version of the whole. One of version 1 is brought to it when it is opened.
 const VERSION: &str = "2";
@@ -45,9 +51,10 @@ const NOTED_WITHIN: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct Store {
     pub root: PathBuf,
-    pub content: Layout,
+    pub content: Content,
     pub snapshots: Snapshotter,
     pub meta: Meta,
+    pub leases: Arc<Leases>,
 }
 
 /// A lock that is held. Its file is gone when nobody holds it any more.
@@ -107,12 +114,25 @@ impl Store {
         for folder in ["snapshots", "cache-mounts", "locks", "tmp"] {
             private_folder(&root.join(folder))?;
         }
+        let leases = Arc::new(Leases::open(root)?);
         Ok(Store {
-            content: Layout::open(&root.join("content"))?,
+            content: Content::open(&root.join("content"), &leases)?,
             snapshots: Snapshotter::open(&root.join("snapshots"))?,
-            meta: Meta::open(&root.join("meta.db"))?,
+            meta: Meta::open_leasing(&root.join("meta.db"), &leases)?,
+            leases,
             root: root.to_owned(),
         })
+    }
+
+    /// Does something that needs space; once more if the disk was full and there was something to give up.
+    pub fn with_space<T>(&self, work: impl Fn() -> Result<T, WorkerError>) -> Result<T, WorkerError> {
+        match work() {
+            Err(error) if is_full(&error) => {
+                crate::keeping::free_space(self)?;
+                work()
+            }
+            done => done,
+        }
     }
 
     /// To be held by all that makes snapshots. What a dead holder leaves of it tells that there is
@@ -154,6 +174,9 @@ impl Store {
         self.snapshots.sweep()?;
         crate::cache_mount::sweep(self)?;
         self.sweep_locks()?;
+        // Whoever decides removes what the dead counted on.
+        drop(self.leases.decide()?);
+        self.meta.forget_dead_records()?;
         if self.sweep_unnoted()? {
             for mark in dead {
                 std::fs::remove_file(&mark).map_err(WorkerError::io("remove", mark))?;
@@ -207,6 +230,11 @@ impl Store {
             }
         }
         Ok(is_clean)
+    }
+
+    /// Whether other processes make snapshots now.
+    pub fn others_live(&self) -> Result<bool, WorkerError> {
+        Ok(self.marks()?.live > 0)
     }
 
     fn marks(&self) -> Result<Marks, WorkerError> {
@@ -325,6 +353,19 @@ impl Drop for Lock {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether an error says that the disk is full.
+fn is_full(error: &WorkerError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Whether a path is that of an open file.

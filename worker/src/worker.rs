@@ -12,6 +12,7 @@ use crate::explain::Place;
 use crate::export::Exporter;
 use crate::image_name::ImageName;
 use crate::images::{Asked, Image, Images, NamedImages, PullPolicy};
+use crate::keeping::{self, Damage, Pruning, Removed, Usage, cap::Cap};
 use crate::meta::ImageRow;
 use crate::output::Output;
 use crate::progress::{Progress, ProgressSink, Transfer};
@@ -27,6 +28,7 @@ use kiln_snapshotter::{
 use kiln_solver::{Definition, Edge, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use tokio::runtime::Runtime;
@@ -45,6 +47,8 @@ pub struct Worker {
     temporary: Mutex<Vec<File>>,
     /// What the user stops everything with.
     cancel: CancelToken,
+    /// What the store may take at most, in bytes.
+    store_max_bytes: Option<u64>,
 }
 
 /// A folder of the user's.
@@ -180,12 +184,62 @@ impl Worker {
             runtime: OnceLock::new(),
             cancel: cancel.clone(),
             temporary: Mutex::default(),
+            store_max_bytes: None,
         })
     }
 
     /// Asks nobody for anything from now on; `flag` is named where that makes something fail.
     pub fn go_offline(&mut self, flag: &'static str) {
         self.forbidden = Some(flag);
+    }
+
+    /// The same, with a size in bytes that the store does not go above while this process writes to it, as far
+    /// as there is something that nobody needs.
+    pub fn with_store_max(self, store_max_bytes: Option<u64>) -> Worker {
+        Worker { store_max_bytes, ..self }
+    }
+
+    /// Does something that writes to the store while its size is watched.
+    fn capped<T>(
+        &self,
+        progress: &ProgressSink<'_>,
+        work: impl FnOnce() -> Result<T, WorkerError>,
+    ) -> Result<T, WorkerError> {
+        let Some(max_bytes) = self.store_max_bytes else { return work() };
+        let cap = Cap::new(&self.store, max_bytes);
+        cap.hold(progress)?;
+        let done = std::thread::scope(|scope| {
+            scope.spawn(|| cap.watch(progress));
+            let done = catch_unwind(AssertUnwindSafe(work));
+            cap.end();
+            done
+        });
+        cap.hold(progress)?;
+        done.unwrap_or(Err(WorkerError::Panicked))
+    }
+
+    /// What the store has, how large it is and who needs it.
+    pub fn usage(&self) -> Result<Usage, WorkerError> {
+        keeping::usage(&self.store)
+    }
+
+    /// Gives up what nobody needs.
+    pub fn prune(&self, pruning: &Pruning) -> Result<Removed, WorkerError> {
+        keeping::prune(&self.store, pruning, &self.cancel)
+    }
+
+    /// Puts a damaged database aside, as `meta.db.bad`; the next to open the store begins with an empty one.
+    pub fn renew_metadata(root: &Path) -> Result<(), WorkerError> {
+        let path = root.join("meta.db");
+        for name in ["meta.db-wal", "meta.db-shm"] {
+            let _ = std::fs::remove_file(root.join(name));
+        }
+        std::fs::rename(&path, root.join("meta.db.bad")).map_err(WorkerError::io("put aside", path))
+    }
+
+    /// Looks for damage, and repairs it if that is wanted.
+    pub fn check_store(&self, full: bool, repair: bool) -> Result<Vec<Damage>, WorkerError> {
+        keeping::check(&self.store, full, repair)
     }
 
     /// The threads of the network, begun when first needed.
@@ -356,8 +410,10 @@ impl Worker {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
         let image = images.resolve(&reference.clone().into(), platform, PullPolicy::Always)?;
-        images.unpacked(&image.stack())?;
-        images.blobs(&image)?;
+        self.capped(progress, || {
+            images.unpacked(&image.stack())?;
+            images.blobs(&image)
+        })?;
         self.store.snapshots.sync()?;
         self.store.meta.mark_synced()?;
         self.set_name(&reference.to_string(), &image)?;

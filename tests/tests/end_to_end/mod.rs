@@ -2,6 +2,7 @@
 
 mod advice;
 mod as_buildkit;
+mod bounded;
 mod cache_mounts;
 mod caching;
 mod contexts;
@@ -11,11 +12,13 @@ mod early_cut_off;
 mod examples;
 mod explain;
 mod failures;
+mod fsck;
 mod instructions;
 mod interruption;
 mod layouts;
 mod lazy_bases;
 mod lock;
+mod many_processes;
 mod mistake_table;
 mod mistakes;
 mod multi_platform;

@@ -5,7 +5,7 @@ use super::known::Known;
 use super::{Build, Performed};
 use crate::WorkerError;
 use crate::progress::Progress;
-use crate::store::now_s;
+use crate::store::{Sharing, now_s};
 use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Event, Op, VertexId};
 use std::sync::PoisonError;
@@ -87,7 +87,10 @@ impl Build<'_> {
             return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         // Another process, or another step with the same key, may be at it: then its result is taken.
-        let _alone = self.store.lock(&format!("step-{}", keys[0].0.hex()), self.cancel)?;
+        let name = &this.metadata.name;
+        let waiting = |process| self.progress.send(Progress::Waiting { vertex, name, process });
+        let lock = format!("step-{}", keys[0].0.hex());
+        let _alone = self.store.lock_telling(&lock, Sharing::Alone, self.cancel, &waiting)?;
         if let Some(take) = take
             && let Some(outputs) = self.young_record(take, this.metadata.max_age_s)?
             && self.stands(vertex, take, &Known::Here(outputs.clone()))?
@@ -102,6 +105,8 @@ impl Build<'_> {
         self.journal.begun(vertex);
         let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
+        let ids: Vec<i64> = added.iter().flatten().copied().collect();
+        self.store.meta.set_cost(&ids, started.elapsed().as_millis() as u64, &this.metadata.name)?;
         self.journal.done(vertex, &added);
         let layers = self.layers_of(&added)?;
         if changed.is_empty() {

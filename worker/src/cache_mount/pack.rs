@@ -56,7 +56,7 @@ pub(crate) fn pack(
     known: &(dyn Fn(&Digest) -> bool + Sync),
     cancel: &CancelToken,
 ) -> Result<Vec<PackedMount>, WorkerError> {
-    let packer = Packer { store, content: &store.content, known, waiting: &Waiting::silent(cancel) };
+    let packer = Packer { store, content: store.content.layout(), known, waiting: &Waiting::silent(cancel) };
     packer.pack(id)
 }
 

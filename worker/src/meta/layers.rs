@@ -3,12 +3,14 @@
 
 use super::{Meta, parsed};
 use crate::WorkerError;
+use crate::lease::Leased;
 use crate::store::now_s;
 use kiln_oci::{Descriptor, DiffId, MediaType};
 use kiln_snapshotter::{Committed, SnapshotId};
 use kiln_solver::ContentId;
 use rusqlite::{OptionalExtension, Row, params};
 use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// What version 2 adds: when a layer was last used, in seconds since 1970; how long making it took, in
 /// milliseconds; what it takes on disk, in bytes.
@@ -50,18 +52,29 @@ impl LayerRow {
 }
 
 impl Meta {
-    /// Notes a layer that was made or unpacked.
+    /// Notes a layer that was made or unpacked, and leases it.
     pub fn add_layer(&self, row: &LayerRow) -> Result<i64, WorkerError> {
+        match &self.leases {
+            Some(leases) => leases.make(|| self.insert_layer(row), |id| Leased::Layer(*id)),
+            None => self.insert_layer(row),
+        }
+    }
+
+    fn insert_layer(&self, row: &LayerRow) -> Result<i64, WorkerError> {
         let connection = self.lock();
-        let sql = "INSERT INTO layer (diff_id, snapshot, content, tar_bytes, created_s, unsynced)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let sql = "INSERT INTO layer (id, diff_id, snapshot, content, tar_bytes, created_s, unsynced, used_s)
+            VALUES (?7, ?1, ?2, ?3, ?4, ?5, ?6, ?8)";
+        // Not the next number: that of a layer which is gone may stand in a record still.
+        let id = (RandomState::new().build_hasher().finish() >> 2) as i64 + 1;
         let values = params![
             row.diff_id.to_string(),
             row.snapshot.to_string(),
             row.content.0.to_string(),
             row.tar_bytes as i64,
             row.created_s,
-            self.boot
+            self.boot,
+            id,
+            now_s()
         ];
         connection.prepare_cached(sql).and_then(|mut s| s.insert(values)).map_err(|e| self.fail(e))
     }
@@ -72,8 +85,15 @@ impl Meta {
         self.lock().execute(sql, [&self.boot]).map(drop).map_err(|e| self.fail(e))
     }
 
-    /// A layer by its number.
+    /// A layer by its number. If it is here it is leased: it stays until this process ends.
     pub fn layer(&self, id: i64) -> Result<Option<LayerRow>, WorkerError> {
+        match &self.leases {
+            Some(leases) => leases.take(Leased::Layer(id), || self.row_of(id)),
+            None => self.row_of(id),
+        }
+    }
+
+    fn row_of(&self, id: i64) -> Result<Option<LayerRow>, WorkerError> {
         let sql = "SELECT id, diff_id, snapshot, content, tar_bytes, created_s FROM layer
             WHERE id = ?1 AND (unsynced IS NULL OR unsynced = ?2)";
         let connection = self.lock();
@@ -90,7 +110,11 @@ impl Meta {
         let connection = self.lock();
         let values = params![diff_id.to_string(), below, self.boot];
         let row = connection.prepare_cached(sql).and_then(|mut s| s.query_row(values, layer_row).optional());
-        row.map_err(|e| self.fail(e))
+        drop(connection);
+        match (row.map_err(|e| self.fail(e))?, &self.leases) {
+            (Some(row), Some(_)) => self.layer(row.id),
+            (row, _) => Ok(row),
+        }
     }
 
     /// Any unpacked layer with this tar.

@@ -27,7 +27,9 @@ impl Worker {
         cancel: &CancelToken,
     ) -> Result<BuildResult, WorkerError> {
         let alive = self.store.mark_alive()?;
-        let result = self.build_alive(request, progress, cancel);
+        let result = self.capped(progress, || self.build_alive(request, progress, cancel));
+        // Only what is given up first hangs on this.
+        let _ = self.store.meta.note_used(&self.store.leases.layers());
         drop(alive);
         // What can't be swept now is left to the next build.
         let _ = self.store.sweep();

@@ -206,12 +206,12 @@ fn what_was_packed_is_not_read_again() {
     assert!(memo.is_some_and(|memo| memo.len() > 72), "digests are remembered");
     // With the digests remembered and the pieces known to be where they go, no blob is made anew.
     for piece in second.pieces.iter().chain([&second.manifest]) {
-        from.store.content.remove(&piece.digest).expect("removed");
+        from.store.content.layout().remove(&piece.digest).expect("removed");
     }
     let third = pack(&from.store, "x", &|_| true, &from.cancel).expect("a cache");
     assert_eq!(third[0].manifest, second.manifest);
     assert!(
-        from.store.content.digests().expect("blobs").iter().all(|d| first
+        from.store.content.layout().digests().expect("blobs").iter().all(|d| first
             .pieces
             .iter()
             .any(|p| p.digest == *d)
