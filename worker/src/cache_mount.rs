@@ -40,7 +40,7 @@ use crate::progress::Progress;
 use crate::store::{Lock, Sharing, Store, leads_to, private_folder};
 use kiln_oci::Digest;
 use kiln_runner::{CancelToken, LogLine, MountSource, Stream};
-use kiln_snapshotter::{CopyOptions, Tree, Verdict, copy_tree};
+use kiln_snapshotter::{CopyOptions, SnapshotError, Tree, Verdict, copy_tree};
 use kiln_solver::{CacheSharing, Edge, ExecOp, Mount, MountKind, VertexId};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
@@ -172,7 +172,14 @@ pub(crate) fn sweep(store: &Store) -> Result<(), WorkerError> {
 /// Gives up a cache that nobody uses, by its folder's name; whether it is gone.
 pub(crate) fn give_up(store: &Store, name: &str) -> Result<bool, WorkerError> {
     let all = list(store)?;
-    let Some(mount) = all.iter().find(|mount| mount.name == name) else { return Ok(true) };
+    let Some(mount) = all.iter().find(|mount| mount.name == name) else {
+        // Its link leads nowhere: nobody can be using it.
+        let _filling = store.lock(&format!("fill-{name}"), &CancelToken::new())?;
+        return match Tree::open(&store.root.join("cache-mounts"))?.remove(name.as_bytes(), true) {
+            Ok(()) | Err(SnapshotError::NotFound(_)) => Ok(true),
+            Err(e) => Err(e.into()),
+        };
+    };
     match remove(store, mount) {
         Err(WorkerError::CacheMount(CacheMountError::InUse { .. })) => Ok(false),
         removed => removed.map(|()| true),

@@ -106,7 +106,7 @@ impl Build<'_> {
         let (added, changed) = self.perform_step(vertex)?;
         self.note_made();
         let ids: Vec<i64> = added.iter().flatten().copied().collect();
-        self.store.meta.set_cost(&ids, started.elapsed().as_millis() as u64, &this.metadata.name)?;
+        self.store.meta.set_cost(&ids, started.elapsed().as_millis() as u64, &self.shown(name))?;
         self.journal.done(vertex, &added);
         let layers = self.layers_of(&added)?;
         if changed.is_empty() {

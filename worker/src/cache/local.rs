@@ -213,7 +213,8 @@ impl LocalPlace {
 
 impl CachePlace for LocalPlace {
     fn name(&self) -> String {
-        format!("folder {}:{}", self.at.folder.display(), self.at.tag)
+        let tag = if self.at.tag == "latest" { String::new() } else { format!(":{}", self.at.tag) };
+        format!("local {}{tag}", self.at.folder.display())
     }
 
     fn configs(&self) -> Result<Vec<Vec<u8>>, CacheError> {

@@ -66,7 +66,7 @@ impl Build<'_> {
     }
 
     /// A text without what is not to be shown.
-    fn shown(&self, text: &str) -> String {
+    pub(crate) fn shown(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for value in self.request.place.hidden.iter().filter(|value| value.len() > 3) {
             if text.contains(value.as_str()) {
