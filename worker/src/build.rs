@@ -4,6 +4,7 @@
 //! a thread of its own and reports back through one channel. It does not know Dockerfiles.
 
 mod dry;
+mod hands;
 mod known;
 mod mounts;
 mod sharing;
@@ -20,6 +21,7 @@ use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
 use crate::view::View;
 use crate::{BuildRequest, LocalFolder, WorkerError};
+use hands::Hands;
 use kiln_oci::{ChainId, Digest, Hasher};
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{CommitOptions, TreeView};
@@ -27,7 +29,7 @@ use kiln_solver::{
     Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId,
     bases,
 };
-use known::Added;
+use known::{Added, Record};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,6 +61,8 @@ pub(crate) struct Build<'a> {
     results: Mutex<HashMap<VertexId, Vec<Stack>>>,
     /// What steps added to their outputs.
     added: Mutex<HashMap<VertexId, Added>>,
+    /// The records that were found.
+    found: Mutex<HashMap<CacheKey, Arc<Record>>>,
     /// The cache mounts that were looked for in shared caches.
     brought_mounts: Mutex<HashSet<String>>,
     /// How long the steps took that ran.
@@ -114,6 +118,7 @@ impl<'a> Build<'a> {
             results: Mutex::default(),
             added: Mutex::default(),
             brought_mounts: Mutex::default(),
+            found: Mutex::default(),
             took: Mutex::default(),
             keys: Mutex::default(),
             unrecorded: Mutex::default(),
@@ -200,9 +205,10 @@ impl<'a> Build<'a> {
         receiver: &Receiver<Report>,
     ) -> Option<(VertexId, WorkerError)> {
         let mut failure: Option<(VertexId, WorkerError)> = None;
+        let mut hands = Hands::new(scope, STACK_BYTES);
         loop {
             while let Some(action) = solver.next_action() {
-                self.perform(scope, solver, action, sender);
+                self.perform((scope, &mut hands), solver, action, sender);
             }
             match solver.progress() {
                 Solved::Done => return None,
@@ -237,7 +243,7 @@ impl<'a> Build<'a> {
 
     fn perform<'scope, 'env>(
         &'env self,
-        scope: &'scope Scope<'scope, 'env>,
+        (scope, hands): (&'scope Scope<'scope, 'env>, &mut Hands<'scope, 'env>),
         solver: &Solver,
         action: Action,
         sender: &Sender<Report>,
@@ -257,6 +263,7 @@ impl<'a> Build<'a> {
             Action::Identify(v) => self.is_known_image(solver.definition().vertex(*v)),
             Action::Run { .. } | Action::Select { .. } | Action::Fetch(_) => false,
         };
+        let is_reading = matches!(action, Action::Select { .. });
         let (sender, for_failure) = (sender.clone(), sender.clone());
         let work = move || {
             let answer =
@@ -269,7 +276,14 @@ impl<'a> Build<'a> {
         if inline {
             return work();
         }
-        if let Err(e) = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work) {
+        let begun = match is_reading {
+            true => hands.take(work),
+            false => {
+                let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+                thread.spawn_scoped(scope, work).map(drop)
+            }
+        };
+        if let Err(e) = begun {
             let outcome = Err(WorkerError::io("start a thread for", "a step")(e));
             let _ = for_failure.send(Report { vertex, outcome });
         }
@@ -400,8 +414,8 @@ impl<'a> Build<'a> {
         hasher.update(digest.as_bytes());
         let key = CacheKey(hasher.finish());
         let _alone = self.store.lock(&format!("step-{}", key.0.hex()), self.cancel)?;
-        let outputs = match self.record(&key)? {
-            Some(outputs) => outputs,
+        let layers = match self.record(&key)? {
+            Some(record) => record.added(),
             None => {
                 let active = crate::exec_step::copy_of_local(self, edge, b"", b"")?;
                 let again = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
@@ -413,10 +427,9 @@ impl<'a> Build<'a> {
                 let outputs = vec![vec![crate::exec_step::add_layer(self, &committed)?]];
                 self.note_made();
                 self.store.meta.add_record(&[key], &outputs)?;
-                outputs
+                self.layers_of(&outputs)?
             }
         };
-        let layers = self.layers_of(&outputs)?;
         self.keep(edge.vertex, layers.into_iter().map(|added| added.into_iter().collect()).collect());
         Ok(self.stack(edge))
     }

@@ -53,6 +53,8 @@ struct Note {
     took: Option<Duration>,
     /// The layers that it made.
     layers: Vec<i64>,
+    /// When what was found was made.
+    made_s: Option<i64>,
     /// The shared cache that has it, and since when.
     shared: Option<(String, i64)>,
 }
@@ -103,6 +105,11 @@ impl Journal {
     /// A step's result, which was found, came from there.
     pub fn came_from(&self, vertex: VertexId, origin: Origin) {
         self.note(vertex, |note| note.origin = Some(origin));
+    }
+
+    /// What was found was made then, in seconds since 1970.
+    pub fn made(&self, vertex: VertexId, made_s: i64) {
+        self.note(vertex, |note| note.made_s = Some(made_s));
     }
 
     /// What was found is of a shared cache, which has it since then, in seconds since 1970.

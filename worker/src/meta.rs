@@ -44,6 +44,7 @@ pub(crate) use cache_mounts::CacheMountRow;
 pub(crate) use files::FetchedRow;
 pub use images::ImageRow;
 pub(crate) use layers::LayerRow;
+pub(crate) use records::RecordRow;
 pub(crate) use steps::{NewSteps, StepRow};
 pub(crate) use usage::BlobUse;
 

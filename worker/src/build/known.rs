@@ -5,6 +5,7 @@ use super::Build;
 use crate::WorkerError;
 use crate::cache::SharedHit;
 use crate::layer::{Layer, Stack};
+use crate::meta::RecordRow;
 use crate::progress::Progress;
 use crate::store::now_s;
 use kiln_oci::{Digest, Hasher};
@@ -14,10 +15,21 @@ use std::sync::{Arc, PoisonError};
 /// What a step is known to have made.
 #[derive(Clone, Debug)]
 pub(super) enum Known {
-    /// Layers of the store, by their numbers.
-    Here(Vec<Vec<i64>>),
+    /// A record of the store.
+    Here(Arc<Record>),
     /// Layers that a shared cache has.
     Shared(SharedHit),
+}
+
+/// A record of the store, whose layers are leased.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// When it was made, in seconds since 1970.
+    made_s: i64,
+    /// The content of what its step was built on, if that is known.
+    laid_on: Option<Digest>,
+    /// What the step added.
+    added: Added,
 }
 
 /// What a step added to each of its outputs.
@@ -26,11 +38,11 @@ pub(crate) type Added = Vec<Vec<Arc<Layer>>>;
 impl Build<'_> {
     /// What the store, or else a shared cache, knows under a key, if it is not older than it may be.
     pub(super) fn known(&self, key: &CacheKey, max_age_s: Option<u64>) -> Result<Option<Known>, WorkerError> {
-        if let Some(outputs) = self.young_record(key, max_age_s)? {
-            return Ok(Some(Known::Here(outputs)));
+        if let Some(record) = self.young_record(key, max_age_s)? {
+            return Ok(Some(Known::Here(record)));
         }
         let hit = self.imports.look_up(key, self.progress)?;
-        Ok(hit.filter(|hit| is_young(Some(hit.record.made_s), max_age_s)).map(Known::Shared))
+        Ok(hit.filter(|hit| is_young(hit.record.made_s, max_age_s)).map(Known::Shared))
     }
 
     /// The same of the store alone.
@@ -38,26 +50,36 @@ impl Build<'_> {
         &self,
         key: &CacheKey,
         max_age_s: Option<u64>,
-    ) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
-        if max_age_s.is_some() && !is_young(self.store.meta.record_made_s(key)?, max_age_s) {
-            return Ok(None);
-        }
-        self.record(key)
+    ) -> Result<Option<Arc<Record>>, WorkerError> {
+        Ok(self.record(key)?.filter(|record| is_young(record.made_s, max_age_s)))
     }
 
-    /// A record all of whose layers are still here.
-    pub(super) fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
-        let Some(outputs) = self.store.meta.record(key)? else { return Ok(None) };
-        for id in outputs.iter().flatten() {
-            let Some(row) = self.store.meta.layer(*id)? else { return Ok(None) };
-            let snapshot = self.store.root.join("snapshots").join(row.snapshot.to_string());
-            if !snapshot.join("index").exists() {
-                // Somebody removed it by hand: nobody is to count on it.
-                self.store.meta.forget_layer(*id)?;
-                return Ok(None);
-            }
+    /// A record all of whose layers are still here. It is read once in a build: its layers are leased since then.
+    pub(super) fn record(&self, key: &CacheKey) -> Result<Option<Arc<Record>>, WorkerError> {
+        if let Some(found) = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return Ok(Some(found.clone()));
         }
-        Ok(Some(outputs))
+        let Some(RecordRow { outputs, made_s, laid_on }) = self.store.meta.record_row(key)? else {
+            return Ok(None);
+        };
+        let mut added = Vec::new();
+        for ids in &outputs {
+            let mut layers = Vec::new();
+            for id in ids {
+                let Some(row) = self.store.meta.layer(*id)? else { return Ok(None) };
+                let snapshot = self.store.root.join("snapshots").join(row.snapshot.to_string());
+                if !snapshot.join("index").exists() {
+                    // Somebody removed it by hand: nobody is to count on it.
+                    self.store.meta.forget_layer(*id)?;
+                    return Ok(None);
+                }
+                layers.push(Arc::new(Layer::made(&row)));
+            }
+            added.push(layers);
+        }
+        let record = Arc::new(Record { made_s, laid_on, added });
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).insert(*key, record.clone());
+        Ok(Some(record))
     }
 
     pub(super) fn look_up(
@@ -82,17 +104,15 @@ impl Build<'_> {
 
     pub(super) fn load(&self, vertex: VertexId, key: &CacheKey) -> Result<Event, WorkerError> {
         let Some(known) = self.known(key, None)? else { return Ok(Event::Loaded { vertex, outputs: None }) };
-        if !self.stands(vertex, key, &known)? {
+        if !self.stands(vertex, &known)? {
             return Ok(Event::Loaded { vertex, outputs: None });
         }
-        let added = match &known {
-            Known::Here(outputs) => self.layers_of(outputs)?,
-            Known::Shared(hit) => shared_layers(hit),
-        };
+        let added = known.added();
         let contents = self.keep_added(vertex, added)?;
         self.journal.found(vertex, *key);
-        if let Known::Shared(hit) = &known {
-            self.journal.shared(vertex, hit.place.name(), hit.record.made_s);
+        match &known {
+            Known::Here(record) => self.journal.made(vertex, record.made_s),
+            Known::Shared(hit) => self.journal.shared(vertex, hit.place.name(), hit.record.made_s),
         }
         self.progress.send(Progress::Cached { vertex, name: &self.vertex(vertex).metadata.name });
         Ok(Event::Loaded { vertex, outputs: Some(contents) })
@@ -100,14 +120,9 @@ impl Build<'_> {
 
     /// Whether a record was made on what its step is built on now. A build that used nothing known may have
     /// made that otherwise since.
-    pub(super) fn stands(
-        &self,
-        vertex: VertexId,
-        key: &CacheKey,
-        known: &Known,
-    ) -> Result<bool, WorkerError> {
+    pub(super) fn stands(&self, vertex: VertexId, known: &Known) -> Result<bool, WorkerError> {
         let made_on = match known {
-            Known::Here(_) => self.store.meta.laid_on(key)?,
+            Known::Here(record) => record.laid_on,
             Known::Shared(hit) => hit.record.laid_on,
         };
         made_on.map_or(Ok(true), |content| Ok(content == self.laid_on(vertex)?))
@@ -150,16 +165,32 @@ impl Build<'_> {
     }
 }
 
+impl Record {
+    /// What the step added.
+    pub(super) fn added(&self) -> Added {
+        self.added.clone()
+    }
+}
+
+impl Known {
+    /// What its step added.
+    pub(super) fn added(&self) -> Added {
+        match self {
+            Known::Here(record) => record.added.clone(),
+            Known::Shared(hit) => shared_layers(hit),
+        }
+    }
+}
+
 /// Whether what was made then is not older than it may be. What is from the future is too old: its time can't be
 /// trusted.
-fn is_young(made_s: Option<i64>, max_age_s: Option<u64>) -> bool {
+fn is_young(made_s: i64, max_age_s: Option<u64>) -> bool {
     let Some(limit) = max_age_s else { return true };
-    let age = made_s.and_then(|made_s| u64::try_from(now_s() - made_s).ok());
-    age.is_some_and(|age| age <= limit)
+    u64::try_from(now_s() - made_s).is_ok_and(|age| age <= limit)
 }
 
 /// What a shared cache says that a step added.
-pub(super) fn shared_layers(hit: &SharedHit) -> Added {
+fn shared_layers(hit: &SharedHit) -> Added {
     let layer = |layer| Arc::new(Layer::shared(layer, &hit.place));
     hit.record.outputs.iter().map(|output| output.iter().map(layer).collect()).collect()
 }

@@ -2,7 +2,7 @@
 //! all is known. It does not know where a cache is kept.
 
 use super::Build;
-use super::known::{Added, Known, shared_layers};
+use super::known::Added;
 use crate::WorkerError;
 use crate::cache::{About, Learnt, ReadCache};
 use crate::layer::Stack;
@@ -55,8 +55,7 @@ impl Build<'_> {
             let added = match known {
                 Some(added) => added,
                 None => match self.known(key, None)? {
-                    Some(Known::Here(outputs)) => self.layers_of(&outputs)?,
-                    Some(Known::Shared(hit)) => shared_layers(&hit),
+                    Some(known) => known.added(),
                     None => continue,
                 },
             };

@@ -92,12 +92,12 @@ impl Build<'_> {
         let lock = format!("step-{}", keys[0].0.hex());
         let _alone = self.store.lock_telling(&lock, Sharing::Alone, self.cancel, &waiting)?;
         if let Some(take) = take
-            && let Some(outputs) = self.young_record(take, this.metadata.max_age_s)?
-            && self.stands(vertex, take, &Known::Here(outputs.clone()))?
+            && let Some(record) = self.young_record(take, this.metadata.max_age_s)?
+            && self.stands(vertex, &Known::Here(record.clone()))?
         {
             self.journal.awaited(vertex, keys[0]);
             self.progress.send(Progress::Cached { vertex, name: &this.metadata.name });
-            let outputs = self.keep_added(vertex, self.layers_of(&outputs)?)?;
+            let outputs = self.keep_added(vertex, record.added())?;
             return Ok(Event::Ran { vertex, outputs, changed: Vec::new() });
         }
         self.progress.send(Progress::Started { vertex, name: &this.metadata.name });

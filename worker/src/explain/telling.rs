@@ -180,8 +180,11 @@ impl<'b> Telling<'b> {
             Some(found) if Some(found) != key => Some(Origin::Content),
             _ => Some(Origin::Chain),
         };
-        let made_s = note.found.or(key).filter(|_| origin.is_some());
-        let made_s = made_s.and_then(|key| self.build.store.meta.made_s(&key).ok().flatten());
+        let asked = || {
+            let key = note.found.or(key).filter(|_| origin.is_some());
+            key.and_then(|key| self.build.store.meta.made_s(&key).ok().flatten())
+        };
+        let made_s = note.made_s.or_else(asked);
         let took =
             note.took.or_else(|| note.begun.filter(|_| note.found.is_none()).map(|begun| begun.elapsed()));
         StepReport {

@@ -15,6 +15,17 @@ CREATE INDEX IF NOT EXISTS record_by_outputs ON record (outputs);
 ALTER TABLE record ADD COLUMN laid_on BLOB NOT NULL DEFAULT x'';
 ";
 
+/// What is known under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RecordRow {
+    /// What a step added to each of its outputs: numbers of layers.
+    pub outputs: Vec<Vec<i64>>,
+    /// When it was made, in seconds since 1970.
+    pub made_s: i64,
+    /// The content of what the step was built on, if that is known.
+    pub laid_on: Option<Digest>,
+}
+
 impl Meta {
     /// What a step added to each of its outputs: numbers of layers.
     pub fn record(&self, key: &CacheKey) -> Result<Option<Vec<Vec<i64>>>, WorkerError> {
@@ -26,6 +37,24 @@ impl Meta {
         let text = row.map_err(|e| self.fail(e))?;
         // A record that can't be read is as good as none.
         Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
+    }
+
+    /// A record with all that is known of it.
+    pub fn record_row(&self, key: &CacheKey) -> Result<Option<RecordRow>, WorkerError> {
+        let sql = "SELECT outputs, made_s, laid_on FROM record WHERE key = ?1";
+        let connection = self.lock();
+        let read = |row: &rusqlite::Row<'_>| {
+            let outputs: String = row.get(0)?;
+            let laid_on: Vec<u8> = row.get(2)?;
+            let laid_on = laid_on.try_into().ok().map(Digest::from_bytes);
+            // A record that can't be read is as good as none.
+            let outputs = serde_json::from_str(&outputs).ok();
+            let made_s = row.get(1)?;
+            Ok(outputs.map(|outputs| RecordRow { outputs, made_s, laid_on }))
+        };
+        let row =
+            connection.prepare_cached(sql).and_then(|mut s| s.query_row([key.0.as_bytes()], read).optional());
+        Ok(row.map_err(|e| self.fail(e))?.flatten())
     }
 
     /// The keys under which just these outputs are known.
