@@ -88,7 +88,7 @@ pub struct BuildRequest {
     /// Empties the cache mounts that the build uses.
     pub empty_caches: bool,
     /// Reads every file of the contexts, whatever is remembered of its digest; what is read is remembered
-    /// anew. Layers of known steps are taken as they are.
+    /// anew. Layers of known steps are read too, and made anew where their bytes are others.
     pub verify_cache: bool,
     /// Annotations of the result's documents.
     pub annotations: Vec<Annotation>,

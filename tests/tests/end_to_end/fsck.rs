@@ -85,3 +85,16 @@ fn a_cache_mount_that_leads_nowhere_is_found() {
     }
     is_found_and_repaired(&context, &[], "its content is gone");
 }
+
+/// A build that trusts nothing finds it too: the step runs again.
+#[test]
+fn verify_cache_reads_the_layers_that_are_known() {
+    let context = built();
+    let path = snapshot_with(&context, "made").join("fs/made");
+    flip(&path);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("a mode");
+    let trusting = context.build(["--output", "type=cacheonly"]).success();
+    assert!(trusting.stderr.contains("CACHED"), "{trusting}");
+    context.image(["--verify-cache"]).file_is("/made", "content\n");
+    context.image(super::NONE).file_is("/made", "content\n");
+}

@@ -76,7 +76,10 @@ mod tests {
             let mut hands = Hands::new(scope, 1 << 20);
             // Two that wait for each other: one thread alone would never end.
             for _ in 0..2 {
-                assert!(hands.take(|| drop(met.wait())).is_ok());
+                let meet = || {
+                    met.wait();
+                };
+                assert!(hands.take(meet).is_ok());
             }
             for _ in 0..1000 {
                 let job = || {

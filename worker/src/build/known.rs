@@ -4,6 +4,7 @@
 use super::Build;
 use crate::WorkerError;
 use crate::cache::SharedHit;
+use crate::keeping::fsck::verify_layer;
 use crate::layer::{Layer, Stack};
 use crate::meta::RecordRow;
 use crate::progress::Progress;
@@ -70,6 +71,11 @@ impl Build<'_> {
                 let snapshot = self.store.root.join("snapshots").join(row.snapshot.to_string());
                 if !snapshot.join("index").exists() {
                     // Somebody removed it by hand: nobody is to count on it.
+                    self.store.meta.forget_layer(*id)?;
+                    return Ok(None);
+                }
+                if self.request.verify_cache && verify_layer(self.store, &row.snapshot, true)?.is_some() {
+                    // Its bytes are no longer those that were made: it is made anew.
                     self.store.meta.forget_layer(*id)?;
                     return Ok(None);
                 }
