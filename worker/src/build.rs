@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 /// How long the loop waits before it looks whether the user has stopped the build.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// The stack of a thread that may walk a deep tree; only what is used of it is memory.
-const STACK_BYTES: usize = 64 << 20;
+pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 /// A build that is going on.
 pub(crate) struct Build<'a> {

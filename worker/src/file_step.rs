@@ -2,7 +2,7 @@
 //! It does not know patterns' rules or how a file is copied.
 
 use crate::WorkerError;
-use crate::build::Build;
+use crate::build::{Build, STACK_BYTES};
 use crate::error::CopyError;
 use crate::exec_step::add_layer_once;
 use crate::layer::Stack;
@@ -46,8 +46,12 @@ impl Place<'_> {
     }
 }
 
-/// Does the actions and gives, for each output, what they added.
-pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<Vec<Vec<i64>>, WorkerError> {
+/// What a step on files added to each of its outputs, and whether what it read of the user's folders is still what its
+/// keys stand for.
+type Acted = (Vec<Vec<i64>>, bool);
+
+/// Does the actions and gives, for each output, what they added; and whether the user's folders are still as they were.
+pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<Acted, WorkerError> {
     let platform = build.vertex(vertex).platform.as_ref();
     let own = StepInputs { op: &Op::File(file.clone()), platform, inputs: &[] }.key();
     let earlier = earlier(build, file, &own)?;
@@ -73,7 +77,7 @@ fn act(
     file: &FileOp,
     own: &CacheKey,
     earlier: Option<&Earlier>,
-) -> Result<Vec<Vec<i64>>, WorkerError> {
+) -> Result<Acted, WorkerError> {
     let mut works: Vec<Option<Work>> = Vec::new();
     for (at, action) in file.actions.iter().enumerate() {
         // An action that goes on where an earlier one ended takes its file system over.
@@ -98,6 +102,27 @@ fn act(
         perform(&place, action.secondary_input, made, &action.kind)?;
         works.push(Some(work));
     }
+    // Nothing is read of the folders any more: they are looked at again while the layers are made.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let looking = thread.spawn_scoped(scope, || build.is_unchanged(vertex));
+        let added = commit(build, file, own, earlier, works);
+        let unchanged = match looking {
+            Ok(thread) => thread.join().unwrap_or(Err(WorkerError::Panicked)),
+            Err(_) => build.is_unchanged(vertex),
+        };
+        Ok((added?, unchanged?))
+    })
+}
+
+/// Makes layers of what the actions did, and gives those of each output.
+fn commit(
+    build: &Build<'_>,
+    file: &FileOp,
+    own: &CacheKey,
+    earlier: Option<&Earlier>,
+    works: Vec<Option<Work>>,
+) -> Result<Vec<Vec<i64>>, WorkerError> {
     let mut outputs: Vec<(u32, Vec<i64>)> = Vec::new();
     let last = works.len();
     for ((action, work), at) in file.actions.iter().zip(works).zip(1..) {

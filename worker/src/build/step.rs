@@ -29,8 +29,8 @@ impl Build<'_> {
             }
             Op::File(file) => {
                 for copies in 0..COPIES_MAX {
-                    let added = crate::file_step::run(self, vertex, file)?;
-                    if self.is_unchanged(vertex)? {
+                    let (added, is_unchanged) = crate::file_step::run(self, vertex, file)?;
+                    if is_unchanged {
                         let read = if copies == 0 { Vec::new() } else { self.read_of_folders(vertex, b"") };
                         return Ok((added, read));
                     }
@@ -55,7 +55,7 @@ impl Build<'_> {
 
     /// Whether what a vertex reads of the user's folders is still what it was when its key was made. If
     /// not, the key no longer stands for what was read.
-    pub(super) fn is_unchanged(&self, vertex: VertexId) -> Result<bool, WorkerError> {
+    pub(crate) fn is_unchanged(&self, vertex: VertexId) -> Result<bool, WorkerError> {
         for (input, edge) in self.vertex(vertex).inputs.iter().enumerate() {
             let known = |b: &Self| {
                 b.selected.lock().unwrap_or_else(PoisonError::into_inner).get(&(vertex, input)).copied()
