@@ -365,3 +365,26 @@ fn other_services_carry_a_cache_too() {
         same(&built, &image);
     }
 }
+
+/// The server is gone between the first layer and the last: the image is right, and one line says what was not written.
+#[test]
+fn a_cache_server_that_dies_in_the_middle_of_a_build_is_one_warning() {
+    let registry = Registry::start();
+    let relay = Relay::to(registry.address());
+    let cache = relay.reference("cache/app:main");
+    let context = on_busybox("FROM @\nRUN echo first > /first\nRUN sleep 3; echo second > /second\n");
+    let output = format!("type=oci,dest={}", context.text("image.tar"));
+    let to = format!("type=registry,ref={cache},mode=max");
+    let running = context.building(["--cache-from", &cache, "--cache-to", &to, "--output", &output]).start();
+    let sent = kiln_tests::wait_until(Duration::from_secs(20), || {
+        relay.take_passed().iter().any(|p| p.request_bytes > 0 && p.target.contains("/blobs/uploads/"))
+    });
+    assert!(sent, "no layer came while the second step slept");
+    drop(relay);
+    let log = running.wait(kiln_tests::TIME_LIMIT).success();
+    let unwritten = log.stderr.lines().filter(|line| line.starts_with("WARNING: cannot write the cache"));
+    assert_eq!(unwritten.count(), 1, "{log}");
+    ImageAssert::of_archive(&context.path("image.tar"))
+        .file_is("/first", "first\n")
+        .file_is("/second", "second\n");
+}
