@@ -3,6 +3,7 @@
 use crate::error::CommandError;
 use crate::images::print;
 use crate::stderr::say;
+use crate::table::table;
 use clap::{Parser, Subcommand};
 use kiln_worker::{CacheMount, MountsPlace, MovedMount, Taken, Worker, WorkerError};
 use std::path::PathBuf;
@@ -145,15 +146,7 @@ fn list(worker: &Worker, args: &LsArgs) -> Result<(), CommandError> {
     }
     let mut rows = vec![["ID", "NAME", "BEGINS WITH", "SIZE", "USED"].map(str::to_owned)];
     rows.extend(mounts.iter().map(row));
-    let widths: Vec<usize> =
-        (0..5).map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out.push_str(cells.join("   ").trim_end());
-        out.push('\n');
-    }
-    print(&out)
+    print(table(&rows))
 }
 
 fn row(mount: &CacheMount) -> [String; 5] {

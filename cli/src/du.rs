@@ -4,6 +4,7 @@ use crate::args::DuArgs;
 use crate::error::CommandError;
 use crate::images::{human_size, print};
 use crate::sizes::ago;
+use crate::table::table;
 use kiln_worker::{Kind, UsageItem, Worker};
 
 pub(crate) fn run(worker: &Worker, args: &DuArgs) -> Result<(), CommandError> {
@@ -51,18 +52,6 @@ fn row(item: &UsageItem) -> Vec<String> {
         item.needed_by.clone().unwrap_or_else(|| "-".to_owned()),
         item.made_by.replace(['\n', '\r'], " "),
     ]
-}
-
-/// Lines of cells, each as wide as the widest of its column.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(c, width)| format!("{c:width$}")).collect();
-        format!("{}\n", cells.join("   ").trim_end())
-    };
-    rows.iter().map(line).collect()
 }
 
 /// One thing as JSON.

@@ -5,6 +5,7 @@ use crate::error::CommandError;
 use crate::outputs::reference;
 use crate::plain::Plain;
 use crate::stderr::say;
+use crate::table::table;
 use kiln_oci::Platform;
 use kiln_worker::{Image, NamedImages, ProgressSink, Worker, WorkerError};
 use std::io::Write;
@@ -70,15 +71,7 @@ pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandErro
         let size = human_size(worker.size_bytes(&row.diff_ids)?);
         rows.push([name, id, platforms(&found), created, size]);
     }
-    let widths: Vec<usize> =
-        (0..5).map(|i| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0)).collect();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out.push_str(cells.join("   ").trim_end());
-        out.push('\n');
-    }
-    print(&out)
+    print(table(&rows))
 }
 
 /// Says which image can't be read; the others are listed all the same.

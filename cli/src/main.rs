@@ -23,6 +23,7 @@ mod render;
 mod report;
 mod sizes;
 mod stderr;
+mod table;
 
 use crate::args::{Args, Command, LockCommand};
 use crate::error::CommandError;

@@ -1,11 +1,11 @@
 //! `kiln prune`: gives up what nobody needs, and says what. It does not know how that is chosen.
 
 use crate::args::PruneArgs;
-use crate::du::table;
 use crate::error::CommandError;
 use crate::images::{human_size, print};
 use crate::sizes::{ago, seconds, size_bytes};
 use crate::stderr::say;
+use crate::table::table;
 use kiln_worker::{Filter, Kind, Pruning, UsageItem, Worker};
 use std::io::{IsTerminal as _, stdin};
 

@@ -24,14 +24,9 @@ pub(crate) use folder::{export, import};
 pub use listing::CacheMount;
 pub(crate) use listing::{find, list, remove};
 pub use manifest::CacheMountError;
+pub(crate) use pack::{PackedMount, pack};
 pub use unpack::Taken;
-#[allow(unused_imports, reason = "for those who bring caches to registries and from there")]
-pub(crate) use {
-    listing::ids,
-    manifest::{MANIFEST_BYTES_MAX, MANIFEST_TYPE, PIECE_TYPE},
-    pack::{PackedMount, pack},
-    unpack::{ImportedMount, Open, unpack},
-};
+pub(crate) use unpack::unpack;
 
 use crate::WorkerError;
 use crate::absence::Absence;

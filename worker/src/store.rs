@@ -259,7 +259,7 @@ impl Store {
         waited(cancel, || self.try_lock(name))
     }
 
-    /// The same as [`Store::lock`] and [`Store::lock_shared`], for who tells the user of long waits: after a
+    /// The same as [`Store::lock`], alone or together with others, for who tells the user of long waits: after a
     /// second `tell` is called, once, with the id of the process that holds it alone, as far as it is known.
     pub fn lock_telling(
         &self,
@@ -280,12 +280,6 @@ impl Store {
         })?;
         lock.sign();
         Ok(lock)
-    }
-
-    /// Waits until nobody holds the lock `name` alone, and holds it together with others.
-    #[allow(dead_code, reason = "it is here for whoever need not tell of his waits")]
-    pub fn lock_shared(&self, name: &str, cancel: &CancelToken) -> Result<Lock, WorkerError> {
-        waited(cancel, || Lock::take(self.lock_path(name), Sharing::Shared))
     }
 
     /// The lock `name`, if nobody holds it.

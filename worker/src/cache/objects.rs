@@ -21,6 +21,7 @@ use self::azure::Container;
 use self::failure::{Answer, answer};
 use self::s3::Bucket;
 use super::place::{CONFIG_BYTES_MAX, OpenBlob};
+use super::waiting::Waiting;
 use super::{AzureOptions, CacheError, CachePlace, S3Options};
 use kiln_oci::Descriptor;
 use kiln_runner::CancelToken;
@@ -42,14 +43,11 @@ const NAME: &str = "buildkit";
 const RESUMES_MAX: u32 = 5;
 /// How long to wait before it does.
 const RESUME_PAUSE: Duration = Duration::from_millis(200);
-/// How often a wait looks whether the build was cancelled.
-const STOP_LOOK: Duration = Duration::from_millis(50);
 
 /// A cache in an object store.
 #[derive(Debug)]
 pub(crate) struct ObjectPlace {
-    runtime: Handle,
-    cancel: CancelToken,
+    waiting: Waiting,
     stores: Stores,
     kind: Kind,
     names: Vec<String>,
@@ -71,6 +69,17 @@ enum Kind {
     Azure(Container),
 }
 
+/// Where the keys to a cloud are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keys {
+    /// The user gave them.
+    Given,
+    /// The environment says who gives them.
+    Named,
+    /// They are asked for where machines of the cloud find them.
+    Guessed,
+}
+
 impl ObjectPlace {
     /// A bucket of S3's kind. Nothing is asked of it yet; where no keys are given, the cloud that this machine may
     /// be in is asked for them.
@@ -81,8 +90,7 @@ impl ObjectPlace {
     ) -> Result<ObjectPlace, CacheError> {
         let (stores, bucket) = Bucket::open(options)?;
         let place = ObjectPlace {
-            runtime: runtime.clone(),
-            cancel: cancel.clone(),
+            waiting: Waiting { runtime: runtime.clone(), cancel: cancel.clone() },
             stores,
             names: names(&options.names),
             uploads: options.upload_parallelism.unwrap_or(UPLOADS).max(1),
@@ -102,8 +110,7 @@ impl ObjectPlace {
     ) -> Result<ObjectPlace, CacheError> {
         let (stores, container) = Container::open(options)?;
         let place = ObjectPlace {
-            runtime: runtime.clone(),
-            cancel: cancel.clone(),
+            waiting: Waiting { runtime: runtime.clone(), cancel: cancel.clone() },
             stores,
             names: names(&options.names),
             uploads: UPLOADS,
@@ -117,18 +124,7 @@ impl ObjectPlace {
 
     /// Waits for the network, but no longer than the user does.
     fn wait<T>(&self, work: impl Future<Output = Result<T, CacheError>>) -> Result<T, CacheError> {
-        let stopped = async {
-            while !self.cancel.is_cancelled() {
-                tokio::time::sleep(STOP_LOOK).await;
-            }
-        };
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = stopped => Err(CacheError::Canceled),
-                done = work => done,
-            }
-        })
+        self.waiting.wait(None, work)
     }
 
     fn blob_key(&self, blob: &Descriptor) -> Result<Key, CacheError> {

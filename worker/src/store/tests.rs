@@ -58,7 +58,8 @@ fn a_store_whose_making_was_cut_short_is_made_whole() {
 fn a_lock_that_nobody_holds_leaves_no_file() {
     let (_folder, root) = fixture();
     let (store, cancel) = (Store::open(&root).expect("a store"), CancelToken::new());
-    let (a, b) = (store.lock_shared("x", &cancel), store.lock_shared("x", &cancel));
+    let shared = || store.lock_telling("x", Sharing::Shared, &cancel, &|_| {});
+    let (a, b) = (shared(), shared());
     assert!(a.is_ok() && b.is_ok());
     assert!(store.try_lock("x").is_ok_and(|lock| lock.is_none()));
     drop(a);
@@ -93,7 +94,8 @@ fn a_cancelled_wait_for_a_lock_ends() {
     let (store, cancel) = (Store::open(&root).expect("a store"), CancelToken::new());
     let _held = store.lock("x", &cancel).expect("a lock");
     cancel.cancel();
-    assert!(matches!(store.lock_shared("x", &cancel), Err(WorkerError::Canceled)));
+    let shared = store.lock_telling("x", Sharing::Shared, &cancel, &|_| {});
+    assert!(matches!(shared, Err(WorkerError::Canceled)));
 }
 
 /// What a process leaves that dies in the middle of a build.

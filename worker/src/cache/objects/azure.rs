@@ -1,9 +1,9 @@
 //! A container of Azure's blob storage: its address, its keys, its names, and how it is made.
 //! It does not know what is in it.
 
-use super::Stores;
 use super::failure::answer;
 use super::http::{Connector, Use, retries};
+use super::{Keys, Stores};
 use crate::cache::{AzureOptions, CacheError};
 use object_store::azure::{AzureAuthorizer, AzureConfigKey, AzureCredentialProvider, MicrosoftAzureBuilder};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody};
@@ -37,17 +37,6 @@ pub(super) struct Container {
     credentials: AzureCredentialProvider,
     keys: Keys,
     client: HttpClient,
-}
-
-/// Where the keys are from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keys {
-    /// The user gave them.
-    Given,
-    /// The environment says who gives them.
-    Named,
-    /// They are asked for where machines of the cloud find them.
-    Guessed,
 }
 
 impl Container {

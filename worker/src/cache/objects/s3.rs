@@ -1,9 +1,9 @@
 //! A bucket of S3's kind: its address, its keys, its names, and how an object in it is kept young.
 //! It does not know blobs.
 
-use super::Stores;
 use super::failure::answer;
 use super::http::{Connector, Use, retries};
+use super::{Keys, Stores};
 use crate::cache::{CacheError, S3Options};
 use object_store::ObjectMeta;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredentialProvider};
@@ -48,17 +48,6 @@ pub(super) struct Bucket {
     credentials: AwsCredentialProvider,
     keys: Keys,
     client: HttpClient,
-}
-
-/// Where the keys are from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keys {
-    /// The user gave them.
-    Given,
-    /// The environment says who gives them.
-    Named,
-    /// They are asked for where machines of the cloud find them.
-    Guessed,
 }
 
 impl Bucket {

@@ -32,7 +32,10 @@ impl ObjectPlace {
         let sent = self.wait(self.send(key, blob, &mut file, upload.as_mut()));
         if sent.is_err() {
             // Parts cost money until they are removed; but nobody waits long for that.
-            let _ = self.runtime.block_on(async { tokio::time::timeout(ABORT_MAX, upload.abort()).await });
+            let _ = self
+                .waiting
+                .runtime
+                .block_on(async { tokio::time::timeout(ABORT_MAX, upload.abort()).await });
         }
         sent
     }
