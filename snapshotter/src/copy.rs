@@ -6,7 +6,7 @@ use crate::error::{SnapshotError, cannot, missing, shown};
 use crate::mode::{ModeChange, SourceModes};
 use crate::node::{self, Metadata, Xattrs};
 use crate::reuse::Earlier;
-use crate::tree::{NodeStat, Tree, make_room};
+use crate::tree::{NodeStat, NodeType, Tree, make_room};
 use crate::view::components;
 use kiln_oci::Digest;
 use rustix::fs::{self, AtFlags, FileType, Mode, SeekFrom, Stat};
@@ -41,8 +41,10 @@ pub struct CopyOptions<'a> {
 pub struct Reuse<'a> {
     /// The layer that has them.
     pub earlier: &'a Earlier,
-    /// The digest of a source's file that has no attributes, if it is known without reading it.
-    pub digest: &'a (dyn Fn(&NodeStat) -> Option<Digest> + 'a),
+    /// What is known already of the file at a path beneath the source: how it was when it was looked at, and the
+    /// digest of its bytes if it has no attributes. It is not looked at again; that it is still so is for the
+    /// caller to see to, once the copy is done.
+    pub seen: &'a (dyn Fn(&[u8]) -> Option<(NodeStat, Digest)> + 'a),
 }
 
 /// What becomes of one path beneath a source.
@@ -115,7 +117,7 @@ pub fn copy_tree(
     if node::type_of(&stat) == FileType::Directory {
         let path = dest.join(&b'/');
         if let Ok(there) = to.stat(&path, false)
-            && there.kind != crate::tree::NodeType::Directory
+            && there.kind != NodeType::Directory
         {
             return Err(SnapshotError::OntoNonDirectory(shown(&path)));
         }
@@ -189,14 +191,18 @@ impl Copier<'_> {
             if verdict == Verdict::Exclude || (verdict == Verdict::ExcludeButDescend && !is_dir) {
                 continue;
             }
-            let stat = node::stat_at(dir, &name).map_err(missing("copy", relative))?;
             let target = if dest.is_empty() { name.clone() } else { [dest, b"/", &name].concat() };
-            if node::type_of(&stat) != FileType::Directory {
+            if kind == FileType::RegularFile && self.is_reused(relative, &target) {
                 let (folder, is_new) = self.target(dest)?;
-                if is_new && stat.st_nlink == 1 && self.is_reused(&stat, &target) {
-                    self.copied.files += 1;
-                    continue;
+                if !is_new {
+                    make_room(folder.as_fd(), &name, &target)?;
                 }
+                self.copied.files += 1;
+                continue;
+            }
+            let stat = node::stat_at(dir, &name).map_err(missing("copy", relative))?;
+            if node::type_of(&stat) != FileType::Directory {
+                let (folder, _) = self.target(dest)?;
                 self.node(dir.as_fd(), &name, &stat, folder.as_fd(), &name, &target)?;
                 continue;
             }
@@ -301,8 +307,6 @@ impl Copier<'_> {
                 return Ok(());
             }
             self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
-        } else if self.is_reused(stat, path) {
-            return Ok(());
         }
         let input = node::open_file(from, source).map_err(missing("open", path))?;
         let stat = fs::fstat(&input).map_err(cannot("look at", path))?;
@@ -315,14 +319,16 @@ impl Copier<'_> {
         node::apply(&output, &self.changed(&stat), &public(xattrs)).map_err(cannot("change", path))
     }
 
-    /// Whether a file is taken over from the earlier layer.
-    fn is_reused(&self, stat: &Stat, path: &[u8]) -> bool {
-        let Some(Reuse { earlier, digest }) = self.reuse else { return false };
-        if node::type_of(stat) != FileType::RegularFile {
+    /// Whether the file at `relative` beneath the source is taken over from the earlier layer, to be at `path`.
+    fn is_reused(&self, relative: &[u8], path: &[u8]) -> bool {
+        let Some(Reuse { earlier, seen }) = self.reuse else { return false };
+        let Some((stat, digest)) = seen(relative) else { return false };
+        if stat.kind != NodeType::File || stat.links > 1 {
             return false;
         }
-        let digest = digest(&NodeStat::from(stat));
-        digest.is_some_and(|digest| earlier.take(path, stat.st_size as u64, &self.changed(stat), &digest))
+        let NodeStat { mode, uid, gid, mtime, .. } = stat;
+        let metadata = self.changed_from(Metadata { mode, uid, gid, mtime }, NodeType::File);
+        earlier.take(path, stat.size, &metadata, &digest)
     }
 
     /// Copies the bytes of a file, its holes as holes.
@@ -390,14 +396,16 @@ impl Copier<'_> {
 
     /// The metadata that the copy of something gets.
     fn changed(&self, stat: &Stat) -> Metadata {
-        let mut metadata = Metadata::of(stat);
+        self.changed_from(Metadata::of(stat), node::type_of(stat).into())
+    }
+
+    fn changed_from(&self, mut metadata: Metadata, kind: NodeType) -> Metadata {
         if let Some((uid, gid)) = self.options.owner {
             (metadata.uid, metadata.gid) = (uid, gid);
         }
-        metadata.mode = self.options.source_modes.of(metadata.mode, node::type_of(stat).into());
+        metadata.mode = self.options.source_modes.of(metadata.mode, kind);
         if let Some(change) = self.options.mode {
-            let is_dir = node::type_of(stat) == FileType::Directory;
-            metadata.mode = change.apply(metadata.mode, is_dir);
+            metadata.mode = change.apply(metadata.mode, kind == NodeType::Directory);
         }
         if let Some(mtime) = self.options.mtime {
             metadata.mtime = mtime;

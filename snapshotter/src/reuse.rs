@@ -16,7 +16,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// An earlier layer, and which of its files a new one takes over.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Earlier {
     fs: OwnedFd,
     /// For each of its entries, whether it is taken over.
     taken: Vec<AtomicBool>,
+    /// The entry that was asked for last: the next one is mostly just behind it.
+    last: AtomicUsize,
 }
 
 impl Snapshotter {
@@ -32,14 +34,14 @@ impl Snapshotter {
     pub fn earlier(&self, id: &SnapshotId) -> Result<Earlier, SnapshotError> {
         let (fs, index) = (self.open_fs(id)?, self.index(id)?);
         let taken = index.entries.iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Earlier { index, fs, taken })
+        Ok(Earlier { index, fs, taken, last: AtomicUsize::new(0) })
     }
 }
 
 impl Earlier {
     /// Takes over the file at `path`, if it is just this there.
     pub(crate) fn take(&self, path: &[u8], size: u64, metadata: &Metadata, digest: &Digest) -> bool {
-        let Some(at) = self.index.position(path) else { return false };
+        let Some(at) = self.position(path) else { return false };
         let entry = &self.index.entries[at].1;
         let is_this = entry.kind == Kind::File { size, digest: *digest, link: None }
             && entry.xattrs.is_empty()
@@ -52,8 +54,17 @@ impl Earlier {
 
     /// The entry of what was taken over for `path`.
     pub(crate) fn taken(&self, path: &[u8]) -> Option<&Entry> {
-        let at = self.index.position(path).filter(|at| self.taken[*at].load(Ordering::Relaxed))?;
+        let at = self.position(path).filter(|at| self.taken[*at].load(Ordering::Relaxed))?;
         Some(&self.index.entries[at].1)
+    }
+
+    fn position(&self, path: &[u8]) -> Option<usize> {
+        let next = self.last.load(Ordering::Relaxed) + 1;
+        let near = next..self.index.entries.len().min(next + 2);
+        let is_it = |at: &usize| *self.index.entries[*at].0 == *path;
+        let at = near.into_iter().find(is_it).or_else(|| self.index.position(path))?;
+        self.last.store(at, Ordering::Relaxed);
+        Some(at)
     }
 
     /// Gives all that was taken over its name beneath `root` too, and sees that it is what the index says. The

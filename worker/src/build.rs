@@ -12,12 +12,13 @@ mod step;
 
 use crate::cache::{Exports, Imports};
 use crate::cdi::{Device, Granted};
-use crate::explain::{Journal, Listing};
+use crate::explain::Journal;
 use crate::images::{Image, Images};
 use crate::layer::Stack;
 use crate::local::LocalSource;
 use crate::memo::Memo;
 use crate::progress::{Progress, ProgressSink};
+use crate::reads::Reads;
 use crate::store::Store;
 use crate::view::View;
 use crate::{BuildRequest, LocalFolder, WorkerError};
@@ -72,7 +73,7 @@ pub(crate) struct Build<'a> {
     /// What steps added that read something else than their keys stood for.
     unrecorded: Mutex<HashMap<VertexId, Vec<Vec<i64>>>>,
     /// What was last read of the user's folders: by vertex and input.
-    selected: Mutex<HashMap<(VertexId, usize), Digest>>,
+    selected: Mutex<HashMap<(VertexId, usize), Arc<Reads>>>,
     locals: Mutex<HashMap<VertexId, Arc<LocalSource>>>,
     committed: AtomicBool,
     begun_caches: Mutex<HashSet<String>>,
@@ -380,10 +381,12 @@ impl<'a> Build<'a> {
 
     fn select(&self, vertex: VertexId, input: usize) -> Result<Digest, WorkerError> {
         let view = self.view(self.vertex(vertex).inputs[input])?;
-        let (digest, listing) = crate::reads::digest(self.vertex(vertex), input, &view)?;
+        let (reads, listing) = Reads::of(self.vertex(vertex), input, &view)?;
+        let digest = reads.digest;
         self.journal.read(vertex, input, digest, listing);
         if matches!(view, View::Local(_)) {
-            self.selected.lock().unwrap_or_else(PoisonError::into_inner).insert((vertex, input), digest);
+            let mut selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
+            selected.insert((vertex, input), Arc::new(reads));
         }
         Ok(digest)
     }
@@ -409,7 +412,7 @@ impl<'a> Build<'a> {
             return Ok(known);
         }
         let mut hasher = Hasher::new();
-        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
+        let digest = crate::selection::digest_of_all(&self.view(edge)?, b"")?;
         hasher.update(b"local\0");
         hasher.update(digest.as_bytes());
         let key = CacheKey(hasher.finish());
@@ -418,7 +421,7 @@ impl<'a> Build<'a> {
             Some(record) => record.added(),
             None => {
                 let active = crate::exec_step::copy_of_local(self, edge, b"", b"")?;
-                let again = crate::selection::digest_of_all(&self.view(edge)?, b"", &mut Listing::default())?;
+                let again = crate::selection::digest_of_all(&self.view(edge)?, b"")?;
                 if again != digest {
                     let place = self.view(edge)?.place();
                     return Err(WorkerError::Changing(place));

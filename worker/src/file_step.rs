@@ -7,8 +7,10 @@ use crate::error::CopyError;
 use crate::exec_step::add_layer_once;
 use crate::layer::Stack;
 use crate::progress::{Notice, Progress};
-use crate::selection::{Filter, Match, matches};
+use crate::reads::Reads;
+use crate::selection::{Filter, Looked, Match, Taken, matches};
 use crate::view::View;
+use kiln_oci::Digest;
 use kiln_snapshotter::components;
 use kiln_snapshotter::{
     Active, CommitOptions, CopyOptions, Earlier, ExtractOptions, ModeChange, Mount as Overlay, NodeStat,
@@ -17,6 +19,7 @@ use kiln_snapshotter::{
 use kiln_solver::{
     CacheKey, Chown, CopyAction, FileActionKind, FileInput, FileOp, Op, Principal, StepInputs, VertexId,
 };
+use std::collections::HashMap;
 use std::io::Read;
 
 /// A user list that is longer is not read: 10 MiB.
@@ -34,6 +37,8 @@ struct Work {
 struct Place<'a> {
     build: &'a Build<'a>,
     vertex: VertexId,
+    /// The action's number.
+    action: usize,
     work: &'a Work,
     /// From where files may be taken over: only for the last that is done there.
     earlier: Option<&'a Earlier>,
@@ -98,7 +103,7 @@ fn act(
         };
         // What is taken over is there from the commit on, and nothing may come after it.
         let earlier = earlier.filter(|_| at + 1 == file.actions.len());
-        let place = Place { build, vertex, work: &work, earlier };
+        let place = Place { build, vertex, action: at, work: &work, earlier };
         perform(&place, action.secondary_input, made, &action.kind)?;
         works.push(Some(work));
     }
@@ -152,7 +157,7 @@ fn perform(
     made: Option<&Work>,
     kind: &FileActionKind,
 ) -> Result<(), WorkerError> {
-    let Place { build, vertex, work, earlier: _ } = *place;
+    let Place { build, vertex, work, .. } = *place;
     match kind {
         FileActionKind::Copy(copy) => {
             let source = match (secondary, made) {
@@ -160,7 +165,11 @@ fn perform(
                 (_, Some(made)) => Source::of_work(made)?,
                 _ => Source::empty(build)?,
             };
-            do_copy(place, &source, copy)
+            let reads = match secondary {
+                Some(FileInput::Input(i)) => build.reads(vertex, i as usize),
+                _ => None,
+            };
+            do_copy(place, &source, reads.as_deref(), copy)
         }
         FileActionKind::Mkfile { path, mode, data, owner, timestamp_ns } => {
             let owner = owner_ids(place, owner.as_ref())?.unwrap_or((0, 0));
@@ -234,20 +243,17 @@ impl Source {
         }
     }
 
-    /// The digest of a file without attributes that was read before and has not changed since.
-    fn known(&self, stat: &NodeStat) -> Option<kiln_oci::Digest> {
-        match &self.tree {
-            SourceTree::Local(local) => local.memo().get(stat),
-            SourceTree::Mounted(_) => None,
-        }
-    }
-
     fn ignores(&self, path: &[u8], is_dir: bool) -> bool {
         matches!(&self.tree, SourceTree::Local(local) if local.is_ignored(path, is_dir))
     }
 }
 
-fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), WorkerError> {
+fn do_copy(
+    place: &Place<'_>,
+    source: &Source,
+    reads: Option<&Reads>,
+    copy: &CopyAction,
+) -> Result<(), WorkerError> {
     let work = place.work;
     let (local_owner, source_modes) = match &source.tree {
         SourceTree::Local(local) => (local.owner(), local.modes()),
@@ -261,8 +267,6 @@ fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), 
         None => None,
     };
     let filter = Filter::of(copy)?;
-    let known = |stat: &NodeStat| source.known(stat);
-    let reuse = place.earlier.map(|earlier| Reuse { earlier, digest: &known });
     let mut made = Vec::new();
     let all = matches(&source.view, copy)?;
     for (at, found) in all.iter().enumerate() {
@@ -281,12 +285,18 @@ fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), 
             };
             if source.ignores(&full, is_dir) { Verdict::Exclude } else { filter.verdict(relative, is_dir) }
         };
+        // Nothing is taken over for what an archive may have put there, or another match.
+        let (earlier, looked) = match reads.and_then(|reads| reads.looked(place.action, &found.path)) {
+            Some(looked) if at + 1 == all.len() => (place.earlier, seen(looked)),
+            _ => (None, HashMap::new()),
+        };
+        let seen = |relative: &[u8]| looked.get(relative).copied();
         let options = CopyOptions {
             owner: asked.or(local_owner),
             source_modes,
             mode: mode.as_ref(),
             filter: &verdict,
-            reuse: reuse.filter(|_| at + 1 == all.len()),
+            reuse: earlier.map(|earlier| Reuse { earlier, seen: &seen }),
             ..CopyOptions::default()
         };
         copy_tree(source.tree(), &found.path, &work.tree, &dest, &options)?;
@@ -300,6 +310,13 @@ fn do_copy(place: &Place<'_>, source: &Source, copy: &CopyAction) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// The files that were read, by their paths beneath the source.
+fn seen(looked: &Looked) -> HashMap<&[u8], (NodeStat, Digest)> {
+    let file = |taken: &Taken| Some((*taken.node.stat()?, taken.digest?));
+    let files = looked.entries.iter().filter_map(|taken| Some((&taken.relative[..], file(taken)?)));
+    files.collect()
 }
 
 /// Notes the folders of a path that are not there yet.

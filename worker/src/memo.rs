@@ -81,12 +81,16 @@ impl Memo {
         self.known.get(&stamp).copied().or_else(noted)
     }
 
+    /// Whether a change of a file since the memo was opened would show in its times.
+    pub fn shows_changes(&self, stat: &NodeStat) -> bool {
+        i128::from(Stamp::of(stat).ctime_ns) + GRAIN_NS < self.started_ns
+    }
+
     /// Remembers the digest of a file that was looked at before it was read.
     pub fn note(&self, stat: &NodeStat, digest: Digest) {
-        let stamp = Stamp::of(stat);
-        if i128::from(stamp.ctime_ns) + GRAIN_NS < self.started_ns {
+        if self.shows_changes(stat) {
             self.used.store(true, Ordering::Relaxed);
-            self.new.lock().unwrap_or_else(PoisonError::into_inner).insert(stamp, digest);
+            self.new.lock().unwrap_or_else(PoisonError::into_inner).insert(Stamp::of(stat), digest);
         }
     }
 

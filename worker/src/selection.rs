@@ -163,58 +163,108 @@ fn expand(view: &View, copy: &CopyAction) -> Result<Vec<Match>, WorkerError> {
     Ok(out)
 }
 
-/// The digest of what a copy takes, which goes into `listing` too.
-pub(crate) fn digest(view: &View, copy: &CopyAction, listing: &mut Listing) -> Result<Digest, WorkerError> {
-    let filter = Filter::of(copy)?;
-    let mut hasher = Hasher::new();
-    for found in matches(view, copy)? {
-        put(&mut hasher, b"match");
-        put(&mut hasher, &found.name);
-        tree(view, &found.path, &filter, copy, &mut Sinks { hasher: &mut hasher, listing })?;
+/// What a vertex takes of an input: all of a folder, or what a copy names in it.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted<'a> {
+    All(Vec<u8>),
+    Copy(&'a CopyAction),
+}
+
+impl Wanted<'_> {
+    /// Lists what is taken. Nothing is read.
+    pub fn look(&self, view: &View) -> Result<Vec<Looked>, WorkerError> {
+        let (found, filter) = match self {
+            Wanted::All(path) => {
+                let all = Match { path: path.clone(), name: Vec::new() };
+                (vec![all], Filter::of(&CopyAction::default())?)
+            }
+            Wanted::Copy(copy) => (matches(view, copy)?, Filter::of(copy)?),
+        };
+        let look = |found: Match| {
+            let node = view.node(&found.path)?;
+            let entries = node.map_or(Ok(Vec::new()), |node| gather(view, &found.path, node, &filter))?;
+            Ok(Looked { found, entries })
+        };
+        found.into_iter().map(look).collect()
     }
-    Ok(hasher.finish())
+
+    /// Reads what was listed, and gives what stands for it, which goes into `listing` too.
+    pub fn read(
+        &self,
+        view: &View,
+        looked: &mut [Looked],
+        listing: &mut Listing,
+    ) -> Result<Digest, WorkerError> {
+        let everything = CopyAction { src: "/".to_owned(), ..CopyAction::default() };
+        let mut hasher = Hasher::new();
+        for part in looked {
+            part.entries.par_iter_mut().with_min_len(32).try_for_each(|taken| {
+                taken.digest = view.digest(&taken.path, &taken.node)?;
+                Ok::<_, WorkerError>(())
+            })?;
+            let copy = match self {
+                Wanted::All(_) => &everything,
+                Wanted::Copy(copy) => {
+                    put(&mut hasher, b"match");
+                    put(&mut hasher, &part.found.name);
+                    *copy
+                }
+            };
+            put_tree(&mut hasher, part, copy, listing);
+        }
+        Ok(hasher.finish())
+    }
 }
 
-/// The digest of all that is at and beneath a path: what a bind mount shows. It goes into `listing` too.
-pub(crate) fn digest_of_all(view: &View, path: &[u8], listing: &mut Listing) -> Result<Digest, WorkerError> {
-    let everything = CopyAction { src: "/".to_owned(), ..CopyAction::default() };
-    let mut hasher = Hasher::new();
-    let mut into = Sinks { hasher: &mut hasher, listing };
-    tree(view, path, &Filter::of(&everything)?, &everything, &mut into)?;
-    Ok(hasher.finish())
+/// The digest of all that is at and beneath a path: what a bind mount shows.
+pub(crate) fn digest_of_all(view: &View, path: &[u8]) -> Result<Digest, WorkerError> {
+    let wanted = Wanted::All(path.to_vec());
+    wanted.read(view, &mut wanted.look(view)?, &mut Listing::default())
 }
 
-/// Where what a selection holds goes.
-struct Sinks<'a> {
-    hasher: &'a mut Hasher,
-    listing: &'a mut Listing,
+/// What was at one of the paths that a source names, when it was looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Looked {
+    pub found: Match,
+    /// In order: what is in a folder stands behind it.
+    pub entries: Vec<Taken>,
 }
 
-fn tree(
-    view: &View,
-    root: &[u8],
-    filter: &Filter,
+impl Looked {
+    /// Whether `again`, which was looked at later and not read, is just the same. What could have changed in
+    /// between without a sign is read once more.
+    pub fn is_still(&self, again: &Looked, view: &View) -> Result<bool, WorkerError> {
+        if self.found != again.found || self.entries.len() != again.entries.len() {
+            return Ok(false);
+        }
+        for (before, now) in self.entries.iter().zip(&again.entries) {
+            let is_alike = before.path == now.path && before.node == now.node;
+            let shows_changes = now.node.stat().is_none_or(|stat| view.shows_changes(stat));
+            if !is_alike || !shows_changes && view.digest(&now.path, &now.node)? != before.digest {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn put_tree(
+    hasher: &mut Hasher,
+    Looked { found, entries }: &Looked,
     copy: &CopyAction,
-    Sinks { hasher, listing }: &mut Sinks<'_>,
-) -> Result<(), WorkerError> {
-    let Some(node) = view.node(root)? else { return Ok(()) };
-    let entries = gather(view, root, node, filter)?;
-    let digests: Vec<Option<Digest>> = entries
-        .par_iter()
-        .with_min_len(32)
-        .map(|(path, _, node)| view.digest(path, node))
-        .collect::<Result<_, _>>()?;
+    listing: &mut Listing,
+) {
     let mut links: HashMap<(u64, u64), &[u8]> = HashMap::new();
-    for ((path, relative, node), digest) in entries.iter().zip(digests) {
+    for Taken { path, relative, node, digest } in entries {
         if relative.is_empty()
             && node.kind == NodeType::Directory
-            && (copy.dir_copy_contents || root.is_empty())
+            && (copy.dir_copy_contents || found.path.is_empty())
         {
             // Of a folder only what is in it is taken: its own mode and owner go nowhere.
             put(hasher, b"a folder");
             continue;
         }
-        put_node(hasher, relative, node, digest, copy);
+        put_node(hasher, relative, node, *digest, copy);
         listing.add(path, listed(node, digest.as_ref(), copy));
         // Only other names within what is taken count: one elsewhere changes nothing.
         let first = node.link.and_then(|link| match links.entry(link) {
@@ -229,11 +279,19 @@ fn tree(
             put(hasher, first);
         }
     }
-    Ok(())
 }
 
-/// What is taken: full path, path below the root of the copy, node.
-type Taken = (Vec<u8>, Vec<u8>, Node);
+/// One thing that is taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    /// Where it is.
+    path: Vec<u8>,
+    /// The same below the root of the copy.
+    pub relative: Vec<u8>,
+    pub node: Node,
+    /// Of a file, once it was read.
+    pub digest: Option<Digest>,
+}
 
 /// One path that is looked at, and which of the others are in it.
 struct Seen {
@@ -287,7 +345,7 @@ fn gather(view: &View, path: &[u8], node: Node, filter: &Filter) -> Result<Vec<T
     }
     let mut all: Vec<Option<Seen>> = all.into_iter().map(Some).collect();
     let seen = order.into_iter().filter_map(|at| all[at].take());
-    Ok(seen.map(|Seen { path, relative, node, .. }| (path, relative, node)).collect())
+    Ok(seen.map(|Seen { path, relative, node, .. }| Taken { path, relative, node, digest: None }).collect())
 }
 
 fn put(hasher: &mut Hasher, bytes: &[u8]) {
@@ -411,7 +469,12 @@ mod tests {
     #[test]
     fn a_digest_changes_with_content_and_mode_and_not_with_times() -> std::io::Result<()> {
         let (folder, view) = view(&["d/a", "d/b", "other"], &[]);
-        let now = || digest(&view, &copy("d"), &mut Listing::default()).unwrap_or_else(|e| panic!("{e}"));
+        let now = || {
+            let (copy, listing) = (copy("d"), &mut Listing::default());
+            let wanted = Wanted::Copy(&copy);
+            let digest = wanted.look(&view).and_then(|mut looked| wanted.read(&view, &mut looked, listing));
+            digest.unwrap_or_else(|e| panic!("{e}"))
+        };
         let first = now();
         std::fs::write(folder.path().join("other"), "changed")?;
         std::fs::write(folder.path().join("d/a"), "d/a")?;

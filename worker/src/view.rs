@@ -44,7 +44,25 @@ enum Content {
     ToRead(NodeStat),
 }
 
+impl Node {
+    /// How a user's file is, by which one sees later whether it changed.
+    pub fn stat(&self) -> Option<&NodeStat> {
+        match &self.content {
+            Content::ToRead(stat) => Some(stat),
+            Content::None | Content::Known(_) => None,
+        }
+    }
+}
+
 impl View {
+    /// Whether a file that is as `stat` says can't have changed any more since the build began, or it would show.
+    pub fn shows_changes(&self, stat: &NodeStat) -> bool {
+        match self {
+            View::Local(local) => local.memo().shows_changes(stat),
+            View::Layers(_) => true,
+        }
+    }
+
     /// What is at `path`, links not followed; `None` if nothing is. The root is a folder like others.
     pub fn node(&self, path: &[u8]) -> Result<Option<Node>, WorkerError> {
         match self {

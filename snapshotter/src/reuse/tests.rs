@@ -3,8 +3,8 @@
 use super::*;
 use crate::testing::{Bench, names, shell};
 use crate::{CommitOptions, Committed, CopyOptions, Reuse, Tree, copy_tree};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 
 /// Makes the source by a script and commits a copy of it at `d`, taking over what `earlier` has.
 fn copied(bench: &Bench, script: &str, earlier: Option<&Committed>) -> Result<Committed, SnapshotError> {
@@ -17,24 +17,15 @@ fn copied(bench: &Bench, script: &str, earlier: Option<&Committed>) -> Result<Co
     let mount = bench.store.mount(&[], &active).unwrap();
     let earlier = earlier.map(|layer| bench.store.earlier(&layer.id).unwrap());
     // As a memo would: by what the file is now.
-    let digest = |stat: &crate::NodeStat| {
-        let found = walk(&source).into_iter().find(|p| p.symlink_metadata().unwrap().ino() == stat.inode);
-        found.map(|path| Digest::of(&std::fs::read(path).unwrap()))
+    let seen = |path: &[u8]| {
+        let content = std::fs::read(source.join(std::ffi::OsStr::from_bytes(path))).unwrap();
+        Some((from.stat(path, false).unwrap(), Digest::of(&content)))
     };
-    let reuse = earlier.as_ref().map(|earlier| Reuse { earlier, digest: &digest });
+    let reuse = earlier.as_ref().map(|earlier| Reuse { earlier, seen: &seen });
     let options = CopyOptions { reuse, ..CopyOptions::default() };
     copy_tree(&from, b"", &mount.root().unwrap(), b"d", &options).unwrap();
     drop(mount);
     bench.store.commit_reusing(active, &[], &CommitOptions::default(), earlier.as_ref())
-}
-
-fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
-    }
-    found
 }
 
 fn inode(bench: &Bench, layer: &Committed, path: &str) -> u64 {

@@ -5,10 +5,11 @@ use super::known::Known;
 use super::{Build, Performed};
 use crate::WorkerError;
 use crate::progress::Progress;
+use crate::reads::Reads;
 use crate::store::{Sharing, now_s};
 use kiln_oci::Digest;
 use kiln_solver::{CacheKey, Event, Op, VertexId};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 /// How often a copy is done over because its source changed meanwhile.
@@ -46,7 +47,8 @@ impl Build<'_> {
     /// The digests of what a vertex last read of the user's folders; with `salt`, ones that nothing has.
     pub(super) fn read_of_folders(&self, vertex: VertexId, salt: &[u8]) -> Vec<(usize, Digest)> {
         let selected = self.selected.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_vertex = selected.iter().filter(|((v, _), _)| *v == vertex);
+        let of_vertex =
+            selected.iter().filter(|((v, _), _)| *v == vertex).map(|(at, reads)| (at, &reads.digest));
         let salted = |digest: &Digest| {
             if salt.is_empty() { *digest } else { Digest::of(&[digest.as_bytes(), salt].concat()) }
         };
@@ -57,15 +59,24 @@ impl Build<'_> {
     /// not, the key no longer stands for what was read.
     pub(crate) fn is_unchanged(&self, vertex: VertexId) -> Result<bool, WorkerError> {
         for (input, edge) in self.vertex(vertex).inputs.iter().enumerate() {
-            let known = |b: &Self| {
-                b.selected.lock().unwrap_or_else(PoisonError::into_inner).get(&(vertex, input)).copied()
-            };
-            let before = known(self);
-            if self.is_local(edge.vertex) && Some(self.select(vertex, input)?) != before {
+            if !self.is_local(edge.vertex) {
+                continue;
+            }
+            let before = self.reads(vertex, input);
+            let seen =
+                before.as_ref().map(|reads| reads.are_still(self.vertex(vertex), input, &self.view(*edge)?));
+            if !seen.transpose()?.unwrap_or(false)
+                && Some(self.select(vertex, input)?) != before.map(|reads| reads.digest)
+            {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// What a vertex last read of an input, if that is a folder of the user's.
+    pub(crate) fn reads(&self, vertex: VertexId, input: usize) -> Option<Arc<Reads>> {
+        self.selected.lock().unwrap_or_else(PoisonError::into_inner).get(&(vertex, input)).cloned()
     }
 
     pub(super) fn run_step(
