@@ -5,16 +5,24 @@ use crate::node::Xattrs;
 use kiln_oci::{DiffId, Digest, Hasher};
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// What a layer holds: paths (bytes, no slash in front, the root not among them) and what is there.
 /// Every path's parents are in it too.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LayerIndex {
     pub(crate) entries: Vec<(Box<[u8]>, Entry)>,
-    pub(crate) diff_id: DiffId,
-    pub(crate) tar_bytes: u64,
+    /// Not there while it is still being worked out.
+    pub(crate) tar: OnceLock<LayerTar>,
     /// Hard links of an unpacked tar whose target only a layer below can hold: path and target.
     pub(crate) unresolved_links: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The tar of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LayerTar {
+    pub diff_id: DiffId,
+    pub bytes: u64,
 }
 
 /// One path of a layer.
@@ -114,16 +122,6 @@ impl LayerIndex {
     /// Whether the layer changes nothing.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
-    }
-
-    /// The digest of the layer's tar.
-    pub fn diff_id(&self) -> DiffId {
-        self.diff_id
-    }
-
-    /// How long that tar is.
-    pub fn tar_bytes(&self) -> u64 {
-        self.tar_bytes
     }
 
     /// The directories that the tar did not name.
@@ -272,8 +270,7 @@ pub(crate) mod tests {
         let entries = entries.into_iter().map(|(path, entry)| (path.as_bytes().into(), entry)).collect();
         LayerIndex {
             entries: sorted(entries),
-            diff_id: DiffId(Digest::of(b"")),
-            tar_bytes: 0,
+            tar: OnceLock::from(LayerTar { diff_id: DiffId(Digest::of(b"")), bytes: 0 }),
             unresolved_links: Vec::new(),
         }
     }

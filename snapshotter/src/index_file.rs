@@ -9,20 +9,21 @@
 //! SHA-256 of all before (32)
 //! ```
 
-use crate::index::{Entry, Kind, LayerIndex, path_order};
+use crate::index::{Entry, Kind, LayerIndex, LayerTar, path_order};
 use kiln_oci::{DiffId, Digest};
 use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 const MAGIC: &[u8; 8] = b"kilnidx\x01";
 const IMPLIED: u8 = 0x80;
 const OPAQUE: u8 = 0x40;
 
 /// The bytes of the file.
-pub(crate) fn encode(index: &LayerIndex) -> Vec<u8> {
+pub(crate) fn encode(index: &LayerIndex, tar: &LayerTar) -> Vec<u8> {
     let mut out = Vec::with_capacity(64 + index.len() * 96);
     out.extend_from_slice(MAGIC);
-    out.extend_from_slice(index.diff_id.0.as_bytes());
-    put(&mut out, index.tar_bytes);
+    out.extend_from_slice(tar.diff_id.0.as_bytes());
+    put(&mut out, tar.bytes);
     put(&mut out, index.entries.len() as u64);
     put(&mut out, index.unresolved_links.len() as u64);
     let mut before: &[u8] = b"";
@@ -106,10 +107,10 @@ pub(crate) fn decode(file: &[u8]) -> Result<LayerIndex, &'static str> {
     }
     let mut input = Input(&content[MAGIC.len()..]);
     let diff_id = DiffId(input.digest()?);
-    let tar_bytes = input.number()?;
+    let tar = OnceLock::from(LayerTar { diff_id, bytes: input.number()? });
     let entries = input.number()?;
     let links = input.number()?;
-    let mut index = LayerIndex { entries: Vec::new(), diff_id, tar_bytes, unresolved_links: Vec::new() };
+    let mut index = LayerIndex { entries: Vec::new(), tar, unresolved_links: Vec::new() };
     let mut path = Vec::new();
     for _ in 0..entries {
         let shared = usize::try_from(input.number()?).map_err(|_| CUT)?;
@@ -219,15 +220,19 @@ mod tests {
         index
     }
 
+    fn encoded(index: &LayerIndex) -> Vec<u8> {
+        encode(index, index.tar.get().unwrap_or_else(|| panic!("a sample has a tar")))
+    }
+
     #[test]
     fn an_index_is_read_as_it_was_written() {
         let index = sample();
-        assert_eq!(decode(&encode(&index)), Ok(index));
+        assert_eq!(decode(&encoded(&index)), Ok(index));
     }
 
     #[test]
     fn a_damaged_index_is_never_read() {
-        let bytes = encode(&sample());
+        let bytes = encoded(&sample());
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;

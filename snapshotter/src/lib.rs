@@ -6,6 +6,7 @@ pub mod compress;
 
 mod commit;
 mod copy;
+mod deferred;
 mod error;
 mod extract;
 mod id;
@@ -25,6 +26,7 @@ mod view;
 
 pub use commit::CommitOptions;
 pub use copy::{Copied, CopyOptions, Reuse, Verdict, copy_tree};
+pub use deferred::{Begun, Digesting};
 pub use error::SnapshotError;
 pub use extract::{ExtractOptions, extract_archive};
 pub use id::SnapshotId;

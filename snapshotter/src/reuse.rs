@@ -143,4 +143,4 @@ fn open_folder(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd>
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

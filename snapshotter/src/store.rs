@@ -13,7 +13,7 @@
 
 use crate::error::{SnapshotError, cannot};
 use crate::id::SnapshotId;
-use crate::index::LayerIndex;
+use crate::index::{LayerIndex, LayerTar};
 use crate::{index_file, node};
 use kiln_oci::{DiffId, Digest};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
@@ -23,7 +23,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// How many bytes of indexes are kept in memory.
 const CACHED_INDEX_BYTES: usize = 128 << 20;
@@ -36,6 +36,8 @@ pub struct Snapshotter {
     pub(crate) marks: Marks,
     /// Indexes with their weight in bytes, the one that was asked for last at the end.
     cache: Mutex<VecDeque<(SnapshotId, Arc<LayerIndex>, usize)>>,
+    /// Those of layers whose tars are still being worked out.
+    unfinished: Mutex<Vec<(SnapshotId, Weak<LayerIndex>)>>,
 }
 
 /// In which attributes the overlay keeps its own marks.
@@ -84,6 +86,13 @@ pub struct Committed {
 }
 
 impl Committed {
+    /// A layer whose tar is known.
+    pub(crate) fn of(id: SnapshotId, index: Arc<LayerIndex>) -> Result<Committed, SnapshotError> {
+        let LayerTar { diff_id, bytes } = *index.tar.get().ok_or(SnapshotError::Unknown(id))?;
+        let (content, implied) = (index.content(), index.implied());
+        Ok(Committed { id, diff_id, tar_bytes: bytes, content, implied, index })
+    }
+
     /// Whether it is right only on certain layers: [`Snapshotter::settle`] must see what is below it.
     pub fn depends_on_below(&self) -> bool {
         !self.implied.is_empty() || !self.index.unresolved_links.is_empty()
@@ -112,7 +121,7 @@ impl Snapshotter {
         };
         // It was only to learn whether it can be set.
         let _ = fs::fremovexattr(&dir, "trusted.kiln");
-        Ok(Snapshotter { dir, path, marks, cache: Mutex::default() })
+        Ok(Snapshotter { dir, path, marks, cache: Mutex::default(), unfinished: Mutex::default() })
     }
 
     /// Begins a new, empty snapshot.
@@ -154,6 +163,12 @@ impl Snapshotter {
             return Ok(index);
         }
         drop(cache);
+        let unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = unfinished.iter().find(|(other, _)| other == id).and_then(|(_, index)| index.upgrade());
+        drop(unfinished);
+        if let Some(index) = found {
+            return Ok(index);
+        }
         let index = Arc::new(self.read_index(id)?);
         self.remember(*id, &index);
         Ok(index)
@@ -233,34 +248,38 @@ impl Snapshotter {
         &self,
         id: SnapshotId,
         dir: BorrowedFd<'_>,
-        index: LayerIndex,
-    ) -> Result<Arc<LayerIndex>, SnapshotError> {
+        index: &Arc<LayerIndex>,
+    ) -> Result<(), SnapshotError> {
+        let tar = index.tar.get().ok_or(SnapshotError::Unknown(id))?;
         let name = format!("{id}/index");
         let written = (|| -> std::io::Result<()> {
             node::remove_all(dir, b"index.new")?;
             let mut file = std::fs::File::from(node::create_file(dir, b"index.new")?);
-            file.write_all(&index_file::encode(&index))?;
+            file.write_all(&index_file::encode(index, tar))?;
             Ok(fs::renameat(dir, "index.new", dir, "index")?)
         })();
         written.map_err(cannot("write", name.as_bytes()))?;
-        let index = Arc::new(index);
-        self.remember(id, &index);
-        Ok(index)
+        self.remember(id, index);
+        Ok(())
     }
 
     /// Ends the making of `active`, whose files are those of `index`.
-    pub(crate) fn finish(&self, mut active: Active, index: LayerIndex) -> Result<Committed, SnapshotError> {
+    pub(crate) fn finish(
+        &self,
+        mut active: Active,
+        index: Arc<LayerIndex>,
+    ) -> Result<Committed, SnapshotError> {
         node::remove_all(&active.dir, b"work").map_err(cannot("remove", b"work"))?;
-        let index = self.write_index(active.id, active.dir.as_fd(), index)?;
+        self.write_index(active.id, active.dir.as_fd(), &index)?;
         active.finished = true;
-        Ok(Committed {
-            id: active.id,
-            diff_id: index.diff_id,
-            tar_bytes: index.tar_bytes,
-            content: index.content(),
-            implied: index.implied(),
-            index,
-        })
+        Committed::of(active.id, index)
+    }
+
+    /// Lets [`Snapshotter::index`] find the index of a layer that is not finished, as long as somebody has it.
+    pub(crate) fn show_unfinished(&self, id: SnapshotId, index: &Arc<LayerIndex>) {
+        let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        unfinished.retain(|(_, index)| index.strong_count() > 0);
+        unfinished.push((id, Arc::downgrade(index)));
     }
 
     fn remember(&self, id: SnapshotId, index: &Arc<LayerIndex>) {

@@ -9,7 +9,7 @@
 use crate::archive::{LayerReader, OwnedEntry, OwnedKind};
 use crate::commit::make_whiteout;
 use crate::error::{SnapshotError, cannot, shown};
-use crate::index::{LayerIndex, sorted};
+use crate::index::{LayerIndex, LayerTar, sorted};
 use crate::layer_tar::{OPAQUE, WHITEOUT};
 use crate::node::{self, Metadata, Xattrs};
 use crate::store::{Active, Committed, Snapshotter};
@@ -21,8 +21,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock};
 
 mod census;
 mod settle;
@@ -47,8 +47,8 @@ impl Snapshotter {
             return Err(SnapshotError::WrongDiffId { expected: *diff_id, actual: DiffId(digest) });
         }
         let (entries, unresolved_links) = census.finish();
-        let index = LayerIndex { entries: sorted(entries), diff_id: *diff_id, tar_bytes, unresolved_links };
-        self.finish(active, index)
+        let tar = OnceLock::from(LayerTar { diff_id: *diff_id, bytes: tar_bytes });
+        self.finish(active, Arc::new(LayerIndex { entries: sorted(entries), tar, unresolved_links }))
     }
 
     fn unpack_into(

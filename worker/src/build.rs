@@ -39,6 +39,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
+pub(crate) use step::Made;
+use step::Unfinished;
 
 /// How long the loop waits before it looks whether the user has stopped the build.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
@@ -68,6 +70,8 @@ pub(crate) struct Build<'a> {
     brought_mounts: Mutex<HashSet<String>>,
     /// How long the steps took that ran.
     took: Mutex<HashMap<VertexId, Duration>>,
+    /// What went wrong with a step on which others were built already.
+    failed_late: Mutex<Option<(VertexId, WorkerError)>>,
     /// The keys of all steps by how they are made, where they came to be known.
     keys: Mutex<HashMap<VertexId, CacheKey>>,
     /// What steps added that read something else than their keys stood for.
@@ -83,7 +87,7 @@ pub(crate) struct Build<'a> {
 
 /// What a step added to its outputs, and what it read of the user's folders where that is not what its keys
 /// stand for.
-type Performed = (Vec<Vec<i64>>, Vec<(usize, Digest)>);
+type Performed = (Vec<Vec<Made>>, Vec<(usize, Digest)>);
 
 /// What a thread reports: an event for the solver, or why there is none.
 struct Report {
@@ -121,6 +125,7 @@ impl<'a> Build<'a> {
             brought_mounts: Mutex::default(),
             found: Mutex::default(),
             took: Mutex::default(),
+            failed_late: Mutex::default(),
             keys: Mutex::default(),
             unrecorded: Mutex::default(),
             selected: Mutex::default(),
@@ -160,6 +165,8 @@ impl<'a> Build<'a> {
         let mut solver = Solver::with_targets(definition, edges, self.request.jobs);
         let (sender, receiver) = channel();
         let failed = std::thread::scope(|scope| self.drive(scope, &mut solver, &sender, &receiver));
+        // What failed last may have failed all else.
+        let failed = self.failed_late.lock().unwrap_or_else(PoisonError::into_inner).take().or(failed);
         self.remember_digests();
         self.note_keys(&solver);
         // A graph that is solved once more is told of then.
@@ -271,8 +278,15 @@ impl<'a> Build<'a> {
                 || if self.cancel.is_cancelled() { Err(WorkerError::Canceled) } else { self.answer(&action) };
             // A thread that ends without a report would be waited for in vain.
             let outcome = catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Err(WorkerError::Panicked));
+            let (outcome, unfinished) = match outcome {
+                Ok((event, unfinished)) => (Ok(event), unfinished),
+                Err(error) => (Err(error), None),
+            };
             // The receiver outlives every thread of the scope.
             let _ = sender.send(Report { vertex, outcome });
+            if let Some(unfinished) = unfinished {
+                self.finish_later(vertex, unfinished);
+            }
         };
         if inline {
             return work();
@@ -299,32 +313,47 @@ impl<'a> Build<'a> {
         matches!(&self.vertex(vertex).op, Op::Source(source) if source.identifier.starts_with("local://"))
     }
 
-    fn answer(&self, action: &Action) -> Result<Event, WorkerError> {
+    /// Finishes a step on which others are built already.
+    fn finish_later(&self, vertex: VertexId, unfinished: Unfinished) {
+        let finish = || self.finish_step(unfinished);
+        match catch_unwind(AssertUnwindSafe(finish)).unwrap_or(Err(WorkerError::Panicked)) {
+            Ok(()) => self.share(vertex),
+            Err(error) => {
+                self.cancel.cancel();
+                let mut failed = self.failed_late.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.get_or_insert((vertex, error));
+            }
+        }
+    }
+
+    /// What is to be told the solver of an action, and what is left to be done of it then.
+    fn answer(&self, action: &Action) -> Result<(Event, Option<Unfinished>), WorkerError> {
         if self.request.dry_run
             && let Some(event) = self.foreseen(action)?
         {
-            return Ok(event);
+            return Ok((event, None));
         }
-        match action {
-            Action::Identify(vertex) => self.identify(*vertex),
+        let event = match action {
+            Action::Identify(vertex) => self.identify(*vertex)?,
             Action::Select { vertex, input } => {
                 let digest = self.select(*vertex, *input)?;
-                Ok(Event::Selected { vertex: *vertex, input: *input, digest })
+                Event::Selected { vertex: *vertex, input: *input, digest }
             }
             Action::LookUp { vertex, key, alias, max_age_s } => {
-                self.look_up(*vertex, key, alias.as_ref(), *max_age_s)
+                self.look_up(*vertex, key, alias.as_ref(), *max_age_s)?
             }
-            Action::Load { vertex, key } => self.load(*vertex, key),
+            Action::Load { vertex, key } => self.load(*vertex, key)?,
             Action::Remember { vertex, key } => {
                 let made = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).remove(vertex);
                 if let Some(added) = made {
                     self.store.meta.add_record(&[*key], &added)?;
                 }
-                Ok(Event::Remembered(*vertex))
+                Event::Remembered(*vertex)
             }
-            Action::Fetch(vertex) => self.fetch(*vertex),
-            Action::Run { vertex, keys, take } => self.run_step(*vertex, keys, take.as_ref()),
-        }
+            Action::Fetch(vertex) => self.fetch(*vertex)?,
+            Action::Run { vertex, keys, take } => return self.run_step(*vertex, keys, take.as_ref()),
+        };
+        Ok((event, None))
     }
 
     fn keep(&self, vertex: VertexId, stacks: Vec<Stack>) -> Vec<ContentId> {
@@ -344,7 +373,7 @@ impl<'a> Build<'a> {
         };
         if let Some(image) = self.known_images.get(&source.identifier) {
             let stack = image.stack();
-            let chain = ChainId::of(&stack.diff_ids());
+            let chain = ChainId::of(&stack.diff_ids()?);
             let mut hasher = Hasher::new();
             hasher.update(b"image\0");
             hasher.update(chain.map_or_else(String::new, |c| c.to_string()).as_bytes());

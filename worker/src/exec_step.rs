@@ -3,7 +3,7 @@
 
 use crate::WorkerError;
 use crate::absence::Absence;
-use crate::build::Build;
+use crate::build::{Build, Made};
 use crate::cache_mount::Caches;
 use crate::emulation;
 use crate::layer::Stack;
@@ -12,11 +12,9 @@ use crate::progress::Progress;
 use crate::ssh_agent::SocketOwner;
 use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use kiln_snapshotter::{
-    Active, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
+    Active, Begun, CommitOptions, Committed, CopyOptions, Mount as Overlay, Tree, Verdict, copy_tree,
 };
-use kiln_solver::{
-    CacheKey, Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId,
-};
+use kiln_solver::{Edge, ExecOp, Mount, MountKind, NetworkMode, Op, SecurityMode, StepInputs, VertexId};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +27,7 @@ struct Held {
 }
 
 /// Runs a step and gives, for each output, what it added.
-pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<i64>>, WorkerError> {
+pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<Made>>, WorkerError> {
     let mut held = Held { caches: Caches::take(build, vertex, exec)?, ..Held::default() };
     let root = exec.mounts.iter().find(|m| m.dest == "/");
     let stack = match root.and_then(|m| m.input) {
@@ -62,25 +60,7 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
     let committed = snapshots.commit(active, &below, &CommitOptions::default())?;
     let op = Op::Exec(Box::new(exec.clone()));
     let own = StepInputs { op: &op, platform, inputs: &[] }.key();
-    Ok(vec![vec![add_layer_once(build, &own, &committed)?]])
-}
-
-/// Notes a layer that the step with the key `own`, inputs aside, made. One that made just this before keeps its
-/// old layer, and what follows stays cached.
-pub(crate) fn add_layer_once(
-    build: &Build<'_>,
-    own: &CacheKey,
-    committed: &Committed,
-) -> Result<i64, WorkerError> {
-    if let Some(old) = build.store.meta.same(own, &committed.content)?
-        && build.store.meta.layer(old)?.is_some()
-    {
-        build.store.snapshots.remove(&committed.id)?;
-        return Ok(old);
-    }
-    let id = add_layer(build, committed)?;
-    build.store.meta.add_same(own, &committed.content, id)?;
-    Ok(id)
+    Ok(vec![vec![Made::of(build, &own, Begun::Done(committed))?]])
 }
 
 /// Notes a layer that a step made.

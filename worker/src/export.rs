@@ -155,9 +155,10 @@ impl Exporter<'_> {
         latest_s: Option<i64>,
     ) -> Result<(DiffId, Descriptor), WorkerError> {
         let layer = &stack.0[at];
+        let diff_id = layer.diff_id()?;
         match self.pulled_blob(layer)? {
-            Some(blob) if form.changes(&blob) => Ok((layer.diff_id, self.changed_blob(layer, &blob, form)?)),
-            Some(blob) => Ok((layer.diff_id, blob)),
+            Some(blob) if form.changes(&blob) => Ok((diff_id, self.changed_blob(layer, &blob, form)?)),
+            Some(blob) => Ok((diff_id, blob)),
             None => self.made_blob(stack, at, form, latest_s),
         }
     }
@@ -167,7 +168,7 @@ impl Exporter<'_> {
         if let Some(blob) = self.images.blob_of(layer)? {
             return Ok(Some(blob));
         }
-        let Some(blob) = self.store.meta.blob(&layer.diff_id, "pulled")? else { return Ok(None) };
+        let Some(blob) = self.store.meta.blob(&layer.diff_id()?, "pulled")? else { return Ok(None) };
         Ok(self.store.content.has(&blob).then_some(blob))
     }
 
@@ -179,7 +180,7 @@ impl Exporter<'_> {
         form: LayerForm,
     ) -> Result<Descriptor, WorkerError> {
         let name = form.name();
-        if let Some(blob) = self.store.meta.blob(&layer.diff_id, &name)?
+        if let Some(blob) = self.store.meta.blob(&layer.diff_id()?, &name)?
             && self.store.content.has(&blob)
         {
             return Ok(blob);
@@ -201,14 +202,14 @@ impl Exporter<'_> {
                 bytes += n as u64;
                 out.write_all(&piece[..n]).map_err(WorkerError::io("compress", "a layer"))?;
             }
-            let (expected, got) = (layer.diff_id.0, hasher.finish());
+            let (expected, got) = (layer.diff_id()?.0, hasher.finish());
             if got != expected {
                 let (expected_bytes, got_bytes) = (bytes, bytes);
                 return Err(LayoutError::Mismatch { expected, expected_bytes, got, got_bytes }.into());
             }
             Ok(())
         })?;
-        self.store.meta.add_blob(&layer.diff_id, &name, &blob)?;
+        self.store.meta.add_blob(&layer.diff_id()?, &name, &blob)?;
         Ok(blob)
     }
 
@@ -224,10 +225,10 @@ impl Exporter<'_> {
         let (name, tar_name) = (form.name() + &suffix, "tar".to_owned() + &suffix);
         let known = || -> Result<Option<(DiffId, Descriptor)>, WorkerError> {
             let tar = match latest_s {
-                Some(_) => self.store.meta.blob(&layer.diff_id, &tar_name)?.map(|tar| DiffId(tar.digest)),
-                None => Some(layer.diff_id),
+                Some(_) => self.store.meta.blob(&layer.diff_id()?, &tar_name)?.map(|tar| DiffId(tar.digest)),
+                None => Some(layer.diff_id()?),
             };
-            let (Some(diff_id), Some(blob)) = (tar, self.store.meta.blob(&layer.diff_id, &name)?) else {
+            let (Some(diff_id), Some(blob)) = (tar, self.store.meta.blob(&layer.diff_id()?, &name)?) else {
                 return Ok(None);
             };
             Ok(self.store.content.has(&blob).then_some((diff_id, blob)))
@@ -236,7 +237,7 @@ impl Exporter<'_> {
             return Ok(known);
         }
         // A cache and an output may both want it, and another process too: one compresses it.
-        let lock = format!("blob-{}", layer.diff_id.0.hex());
+        let lock = format!("blob-{}", layer.diff_id()?.0.hex());
         let _alone = self.store.lock(&lock, self.images.cancel)?;
         if let Some(known) = known()? {
             return Ok(known);
@@ -249,13 +250,13 @@ impl Exporter<'_> {
             Some(latest_s) => Ok(self.store.snapshots.write_layer_clamped(&id, latest_s, out)?),
             None => {
                 self.store.snapshots.write_layer(&id, out)?;
-                Ok((layer.diff_id, 0))
+                Ok((layer.diff_id()?, 0))
             }
         })?;
-        self.store.meta.add_blob(&layer.diff_id, &name, &blob)?;
+        self.store.meta.add_blob(&layer.diff_id()?, &name, &blob)?;
         if latest_s.is_some() {
             let tar = Descriptor::new(MediaType::OciLayer, diff_id.0, tar_bytes);
-            self.store.meta.add_blob(&layer.diff_id, &tar_name, &tar)?;
+            self.store.meta.add_blob(&layer.diff_id()?, &tar_name, &tar)?;
         }
         Ok((diff_id, blob))
     }
@@ -268,7 +269,7 @@ impl Exporter<'_> {
         write: impl FnOnce(&mut dyn Write) -> Result<T, WorkerError>,
     ) -> Result<(T, Descriptor), WorkerError> {
         let mut writer = self.store.content.writer()?;
-        let task = format!("compressing layer {}", &layer.diff_id.0.hex()[..12]);
+        let task = format!("compressing layer {}", &layer.diff_id()?.0.hex()[..12]);
         let written = self.task(&task, || {
             let failed = |e| WorkerError::io("compress", "a layer")(e);
             let buffered = BufWriter::with_capacity(1 << 20, &mut writer);

@@ -2,9 +2,9 @@
 //! It does not know patterns' rules or how a file is copied.
 
 use crate::WorkerError;
+use crate::build::Made;
 use crate::build::{Build, STACK_BYTES};
 use crate::error::CopyError;
-use crate::exec_step::add_layer_once;
 use crate::layer::Stack;
 use crate::progress::{Notice, Progress};
 use crate::reads::Reads;
@@ -53,7 +53,7 @@ impl Place<'_> {
 
 /// What a step on files added to each of its outputs, and whether what it read of the user's folders is still what its
 /// keys stand for.
-type Acted = (Vec<Vec<i64>>, bool);
+type Acted = (Vec<Vec<Made>>, bool);
 
 /// Does the actions and gives, for each output, what they added; and whether the user's folders are still as they were.
 pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<Acted, WorkerError> {
@@ -127,16 +127,16 @@ fn commit(
     own: &CacheKey,
     earlier: Option<&Earlier>,
     works: Vec<Option<Work>>,
-) -> Result<Vec<Vec<i64>>, WorkerError> {
-    let mut outputs: Vec<(u32, Vec<i64>)> = Vec::new();
+) -> Result<Vec<Vec<Made>>, WorkerError> {
+    let mut outputs: Vec<(u32, Vec<Made>)> = Vec::new();
     let last = works.len();
     for ((action, work), at) in file.actions.iter().zip(works).zip(1..) {
         if let (Some(output), Some(work)) = (action.output, work) {
             let Work { below, active, overlay, tree } = work;
             drop((tree, overlay));
             let (options, earlier) = (CommitOptions::default(), earlier.filter(|_| at == last));
-            let committed = build.store.snapshots.commit_reusing(active, &below, &options, earlier)?;
-            outputs.push((output, vec![add_layer_once(build, own, &committed)?]));
+            let begun = build.store.snapshots.begin_commit(active, &below, &options, earlier)?;
+            outputs.push((output, vec![Made::of(build, own, begun)?]));
         }
     }
     outputs.sort_by_key(|(output, _)| *output);

@@ -290,7 +290,9 @@ impl Images<'_> {
 
     fn known(&self, stack: &Stack, at: usize) -> Result<bool, WorkerError> {
         let layer = &stack.0[at];
-        let Some(row) = self.store.meta.layer_of(&layer.diff_id, &stack.below(at))? else { return Ok(false) };
+        let Some(row) = self.store.meta.layer_of(&layer.diff_id()?, &stack.below(at)?)? else {
+            return Ok(false);
+        };
         // Another thread may have set the same.
         let _ = layer.snapshot.set(row.snapshot);
         Ok(true)
@@ -299,8 +301,8 @@ impl Images<'_> {
     fn unpack_missing(&self, stack: &Stack, missing: &[usize]) -> Result<(), WorkerError> {
         // One process at a time for each layer: others find it when they get the lock. All take the locks
         // in the same order, so that nobody waits for somebody who waits for him.
-        let names: BTreeSet<String> =
-            missing.iter().map(|at| format!("layer-{}", stack.0[*at].diff_id.0.hex())).collect();
+        let name = |at: &usize| Ok(format!("layer-{}", stack.0[*at].diff_id()?.0.hex()));
+        let names: BTreeSet<String> = missing.iter().map(name).collect::<Result<_, WorkerError>>()?;
         let mut held = Vec::new();
         for name in &names {
             held.push(self.store.lock(name, self.cancel)?);
@@ -348,11 +350,11 @@ impl Images<'_> {
                 if layer.snapshot.get().is_none() && layer.registry_image().is_none() {
                     self.blob_of(layer)?;
                 }
-                self.store.meta.add_blob(&layer.diff_id, "pulled", blob)?;
+                self.store.meta.add_blob(&layer.diff_id()?, "pulled", blob)?;
                 if let Origin::Image(name) = origin {
-                    self.store.meta.set_origin(&layer.diff_id, &name.to_string())?;
+                    self.store.meta.set_origin(&layer.diff_id()?, &name.to_string())?;
                 } else if let Some(image) = origin.registry_image() {
-                    self.store.meta.set_origin(&layer.diff_id, &image.to_string())?;
+                    self.store.meta.set_origin(&layer.diff_id()?, &image.to_string())?;
                 }
             }
         }
@@ -383,7 +385,7 @@ impl Images<'_> {
         let from = layer.origin.as_ref().map_or_else(|| "an image".to_owned(), Origin::name);
         self.store.meta.set_cost(&[id], took.as_millis() as u64, &format!("FROM {from}"))?;
         if depends {
-            self.store.meta.add_rebased(&committed.diff_id, &stack.below(at), id)?;
+            self.store.meta.add_rebased(&committed.diff_id, &stack.below(at)?, id)?;
         }
         if let Some(blob) = &layer.blob {
             self.store.meta.add_blob(&committed.diff_id, "pulled", blob)?;
@@ -400,21 +402,21 @@ impl Images<'_> {
 
     fn try_unpack(&self, layer: &Layer) -> Result<Committed, WorkerError> {
         let (Some(blob), Some(origin)) = (&layer.blob, &layer.origin) else {
-            return Err(WorkerError::NoImage(layer.diff_id.to_string()));
+            return Err(WorkerError::NoImage(layer.diff_id()?.to_string()));
         };
         let compression = compression_of(origin, &blob.media_type)?;
         if self.store.content.has(blob) {
             let file = self.store.content.blob(&blob.digest)?;
             let mut tar =
                 decoder(file, compression).map_err(WorkerError::io("decompress", blob.digest.to_string()))?;
-            return Ok(self.store.snapshots.unpack(&mut tar, &layer.diff_id)?);
+            return Ok(self.store.snapshots.unpack(&mut tar, &layer.diff_id()?)?);
         }
         let (sender, receiver) = sync_channel::<Vec<u8>>(PIECES_MAX);
         std::thread::scope(|scope| {
             let fetching = scope.spawn(move || self.fetch(origin, blob, Some(sender)));
             let unpacked = decoder(Pieces::new(receiver), compression)
                 .map_err(WorkerError::io("decompress", blob.digest.to_string()))
-                .and_then(|mut tar| Ok(self.store.snapshots.unpack(&mut tar, &layer.diff_id)?));
+                .and_then(|mut tar| Ok(self.store.snapshots.unpack(&mut tar, &layer.diff_id()?)?));
             match fetching.join() {
                 // What is wrong with the blob explains what is wrong with the tar in it.
                 Ok(fetched) => fetched.and(unpacked),

@@ -111,13 +111,14 @@ pub(crate) fn write_all(
 ) -> Result<BuildResult, WorkerError> {
     stopping::check(exporter.images.cancel)?;
     let with_config = |(target, stack)| {
-        let mut config = finished(target, &stack);
+        let mut config = finished(target, &stack)?;
         if let Some(records) = records(&stack) {
             config.extra.insert(INLINE_CACHE.to_owned(), BASE64_STANDARD.encode(records).into());
         }
-        Built { target, stack, config }
+        Ok(Built { target, stack, config })
     };
-    let built: Vec<Built<'_>> = request.targets.iter().zip(stacks).map(with_config).collect();
+    let built = request.targets.iter().zip(stacks).map(with_config);
+    let built = built.collect::<Result<Vec<Built<'_>>, WorkerError>>()?;
     let mut result = BuildResult::default();
     for image in &built {
         let digest = exporter.store.content.put(&config_bytes(&image.config))?;
@@ -287,7 +288,7 @@ impl Writer<'_> {
     fn name_image(&self) -> Result<(), WorkerError> {
         for Built { stack, config, .. } in self.built {
             self.exporter.images.remember_origins(stack)?;
-            self.name(Digest::of(&config_bytes(config)), None, stack.diff_ids())?;
+            self.name(Digest::of(&config_bytes(config)), None, stack.diff_ids()?)?;
         }
         Ok(())
     }
@@ -301,7 +302,8 @@ impl Writer<'_> {
             return self.name(documents.manifest.config.digest, manifest, documents.diff_ids.clone());
         }
         let mut diff_ids: Vec<DiffId> = Vec::new();
-        for diff_id in self.built.iter().flat_map(|image| image.stack.diff_ids()) {
+        for layer in self.built.iter().flat_map(|image| image.stack.0.iter()) {
+            let diff_id = layer.diff_id()?;
             if !diff_ids.contains(&diff_id) {
                 diff_ids.push(diff_id);
             }

@@ -2,12 +2,18 @@
 
 use super::*;
 use crate::testing::{Bench, names, shell};
-use crate::{CommitOptions, Committed, CopyOptions, Reuse, Tree, copy_tree};
+use crate::{Active, CommitOptions, Committed, CopyOptions, Reuse, Tree, copy_tree};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
-/// Makes the source by a script and commits a copy of it at `d`, taking over what `earlier` has.
+/// Commits a copy of a source that a script made at `d`, taking over what `earlier` has.
 fn copied(bench: &Bench, script: &str, earlier: Option<&Committed>) -> Result<Committed, SnapshotError> {
+    let (active, earlier) = copy_in(bench, script, earlier);
+    bench.store.commit_reusing(active, &[], &CommitOptions::default(), earlier.as_ref())
+}
+
+/// Makes the source by a script and copies it to `d`, all but what `earlier` has.
+pub(crate) fn copy_in(bench: &Bench, script: &str, earlier: Option<&Committed>) -> (Active, Option<Earlier>) {
     let source = bench.folder.path().join("source");
     std::fs::create_dir_all(&source).unwrap();
     let done = std::process::Command::new("sh").args(["-ec", script]).current_dir(&source).status().unwrap();
@@ -25,7 +31,7 @@ fn copied(bench: &Bench, script: &str, earlier: Option<&Committed>) -> Result<Co
     let options = CopyOptions { reuse, ..CopyOptions::default() };
     copy_tree(&from, b"", &mount.root().unwrap(), b"d", &options).unwrap();
     drop(mount);
-    bench.store.commit_reusing(active, &[], &CommitOptions::default(), earlier.as_ref())
+    (active, earlier)
 }
 
 fn inode(bench: &Bench, layer: &Committed, path: &str) -> u64 {

@@ -30,14 +30,7 @@ impl Snapshotter {
                 settle_directory(&root, path, &below)?;
             }
         }
-        Ok(Committed {
-            id: *id,
-            diff_id: index.diff_id,
-            tar_bytes: index.tar_bytes,
-            content: index.content(),
-            implied,
-            index,
-        })
+        Ok(Committed { implied, ..Committed::of(*id, index)? })
     }
 
     /// Copies the files up that the layer's links mean, and writes the index anew.
@@ -67,15 +60,13 @@ impl Snapshotter {
                 apply(root, folder, entry)?;
             }
         }
-        let settled = LayerIndex {
-            entries: sorted(entries),
-            diff_id: index.diff_id,
-            tar_bytes: index.tar_bytes,
-            unresolved_links: Vec::new(),
-        };
+        let settled =
+            LayerIndex { entries: sorted(entries), tar: index.tar.clone(), unresolved_links: Vec::new() };
         let dir = node::open_dir(&self.dir, id.to_string().as_bytes());
         let dir = dir.map_err(cannot("open snapshot", id.to_string().as_bytes()))?;
-        self.write_index(*id, std::os::fd::AsFd::as_fd(&dir), settled)
+        let settled = Arc::new(settled);
+        self.write_index(*id, std::os::fd::AsFd::as_fd(&dir), &settled)?;
+        Ok(settled)
     }
 }
 

@@ -123,3 +123,43 @@ fn what_later_steps_do_to_files_that_were_taken_over_does_not_come_through() {
     again.file_is("/srv/i", "more\n").is("/srv/i", 0o644, (0, 0)).is("/srv/f1", 0o4755, (0, 0));
     assert_eq!((first.file("/told"), first.file("/all")), (again.file("/told"), again.file("/all")), "{log}");
 }
+
+/// A context of which an edit leaves most as it is, so that its layer's tar is hashed while the next step runs.
+const MOSTLY_ONE_FILE: &str =
+    "mkdir src; yes kiln | head -c 20000000 > src/large; echo a > src/a; touch -d 2002-01-01 src; sleep 0.1";
+
+#[test]
+fn a_step_that_runs_while_the_layer_below_is_hashed_changes_nothing_of_it() {
+    let context = on_busybox(
+        "FROM @\nCOPY src/ /src/\nRUN chmod 600 /src/a && truncate -s 1 /src/large && touch -d 2003-01-01 /src/large /src /marks\n",
+    );
+    shell(&context, MOSTLY_ONE_FILE);
+    context.image(NONE);
+    shell(&context, "echo b > src/a; touch -d 2002-01-01 src src/a");
+    let cache = context.text("cache");
+    let second = context.image(["--cache-to", &format!("type=local,dest={cache},mode=max")]);
+    let (third, log) = context.image_and_log(NONE);
+    assert_eq!((log.stderr.matches("CACHED").count(), second.digest), (2, third.digest), "{log}");
+    let fresh = afresh(&context);
+    second.file_is("/src/a", "b\n").file_is("/src/large", "k").is("/src/a", 0o600, (0, 0));
+    assert_eq!(upper(&second, 2)[0], upper(&fresh, 2)[0], "the copy is the copy that a fresh store makes");
+    // What went to the cache is whole too.
+    let store = context.text("other");
+    let archive = context.text("other.tar");
+    let (to, from) = (format!("type=oci,dest={archive}"), format!("type=local,src={cache}"));
+    let log = context.building(["--root", &store, "-o", &to, "--cache-from", &from]).run().success();
+    assert_eq!(log.stderr.matches("CACHED").count(), 2, "{log}");
+    assert_eq!(ImageAssert::of_archive(archive.as_ref()).digest, second.digest);
+}
+
+#[test]
+fn a_copy_is_known_though_the_step_that_ran_while_it_was_hashed_failed() {
+    let context = on_busybox("FROM @\nARG THEN=true\nCOPY src/ /src/\nRUN $THEN\n");
+    shell(&context, MOSTLY_ONE_FILE);
+    context.image(NONE);
+    shell(&context, "echo b > src/a; touch -d 2002-01-01 src src/a");
+    context.building(["--build-arg", "THEN=false"]).run().fails_with(1);
+    let (image, log) = context.image_and_log(["--build-arg", "THEN=cat /src/a"]);
+    assert_eq!(log.stderr.matches("CACHED").count(), 1, "{log}");
+    image.file_is("/src/a", "b\n");
+}

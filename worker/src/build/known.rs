@@ -115,6 +115,7 @@ impl Build<'_> {
         }
         let added = known.added();
         let contents = self.keep_added(vertex, added)?;
+        self.share(vertex);
         self.journal.found(vertex, *key);
         match &known {
             Known::Here(record) => self.journal.made(vertex, record.made_s),
@@ -143,13 +144,15 @@ impl Build<'_> {
         Ok(hasher.finish())
     }
 
+    /// A layer of the store by its number.
+    pub(super) fn layer_of(&self, id: i64) -> Result<Arc<Layer>, WorkerError> {
+        let row = self.store.meta.layer(id)?;
+        Ok(Arc::new(Layer::made(&row.ok_or_else(|| WorkerError::NoImage(format!("layer {id}")))?)))
+    }
+
     /// Layers of the store by their numbers.
     pub(super) fn layers_of(&self, outputs: &[Vec<i64>]) -> Result<Added, WorkerError> {
-        let layer = |id: &i64| {
-            let row = self.store.meta.layer(*id)?;
-            Ok(Arc::new(Layer::made(&row.ok_or_else(|| WorkerError::NoImage(format!("layer {id}")))?)))
-        };
-        outputs.iter().map(|ids| ids.iter().map(layer).collect()).collect()
+        outputs.iter().map(|ids| ids.iter().map(|id| self.layer_of(*id)).collect()).collect()
     }
 
     /// Lays what a step added on what it was built on, and keeps the result.
@@ -165,9 +168,7 @@ impl Build<'_> {
             stacks.push(base.with(layers.iter().cloned()));
         }
         self.added.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
-        let contents = self.keep(vertex, stacks);
-        self.share(vertex);
-        Ok(contents)
+        Ok(self.keep(vertex, stacks))
     }
 }
 

@@ -105,7 +105,7 @@ impl Build<'_> {
                 let mut ids = Vec::new();
                 for layer in layers {
                     let Some(snapshot) = layer.snapshot.get() else { break };
-                    let row = self.store.meta.any_layer_of(&layer.diff_id)?;
+                    let row = self.store.meta.any_layer_of(&layer.diff_id()?)?;
                     ids.extend(row.filter(|row| row.snapshot == *snapshot).map(|row| row.id));
                 }
                 if ids.len() == layers.len() {
@@ -125,5 +125,5 @@ impl Build<'_> {
 
 /// The numbers of layers, if all of them are of the store.
 fn rows(added: &Added) -> Option<Vec<Vec<i64>>> {
-    added.iter().map(|layers| layers.iter().map(|layer| layer.row).collect()).collect()
+    added.iter().map(|layers| layers.iter().map(|layer| layer.row()).collect()).collect()
 }

@@ -110,8 +110,10 @@ impl Exports {
             self.targets.iter().enumerate().filter(|(_, this)| this.wanted.contains(&vertex))
         {
             for at in stack.0.len().saturating_sub(added)..stack.0.len() {
+                // Of one that has none the build tells.
+                let Ok(diff_id) = stack.0[at].diff_id() else { continue };
                 let mut blobs = this.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-                if let std::collections::hash_map::Entry::Vacant(new) = blobs.entry(stack.0[at].diff_id) {
+                if let std::collections::hash_map::Entry::Vacant(new) = blobs.entry(diff_id) {
                     new.insert(None);
                     // The receiver lives as long as this.
                     let _ = sender.send(Job { target, stack: stack.clone(), at });
@@ -136,10 +138,11 @@ impl Exports {
             {
                 continue;
             }
-            match this.send(exporter, &stack, at) {
-                Ok(blob) => {
+            let sent = stack.0[at].diff_id().and_then(|id| Ok((id, this.send(exporter, &stack, at)?)));
+            match sent {
+                Ok((diff_id, blob)) => {
                     let mut blobs = this.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-                    blobs.insert(stack.0[at].diff_id, Some(blob));
+                    blobs.insert(diff_id, Some(blob));
                 }
                 Err(error) => this.fail(error),
             }
@@ -284,9 +287,10 @@ impl Target {
         let spelling = if self.options.oci_mediatypes { Spelling::Oci } else { Spelling::Docker };
         let blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = |layer: &Layer| -> Option<SharedLayer> {
-            let blob = blobs.get(&layer.diff_id)?.clone()?;
+            let diff_id = layer.diff_id().ok()?;
+            let blob = blobs.get(&diff_id)?.clone()?;
             Some(SharedLayer {
-                diff_id: layer.diff_id,
+                diff_id,
                 content: layer.content,
                 blob: spelling.layer(blob),
                 created_s: layer.created_s.unwrap_or_default(),
@@ -344,7 +348,7 @@ pub(crate) fn inline(learnt: &[Learnt], stack: &Stack, wanted: &HashSet<VertexId
     let mut places: HashMap<DiffId, usize> = HashMap::new();
     let mut below = None;
     for layer in stack.0.iter() {
-        let (diff_id, content) = (layer.diff_id, layer.content);
+        let (diff_id, content) = (layer.diff_id().ok()?, layer.content);
         // An image's records say nothing of blobs: its manifest does.
         let blob = Descriptor::new(kiln_oci::MediaType::OciLayer, diff_id.0, 0);
         let created_s = layer.created_s.unwrap_or_default();
@@ -353,7 +357,7 @@ pub(crate) fn inline(learnt: &[Learnt], stack: &Stack, wanted: &HashSet<VertexId
         below = Some(index);
     }
     for step in learnt.iter().filter(|step| wanted.contains(&step.vertex)) {
-        let place = |layer: &Arc<Layer>| places.get(&layer.diff_id).copied();
+        let place = |layer: &Arc<Layer>| places.get(&layer.diff_id().ok()?).copied();
         let outputs = step.added.iter().map(|output| output.iter().map(place).collect());
         let Some(outputs) = outputs.collect::<Option<Vec<Vec<usize>>>>() else { continue };
         let top = outputs.iter().flatten().max().copied();

@@ -1,6 +1,7 @@
 //! The config that a result ends with: its layers, its history, its times. It does not know where the
 //! result goes.
 
+use crate::WorkerError;
 use crate::layer::Stack;
 use crate::worker::Target;
 use jiff::Timestamp;
@@ -8,9 +9,9 @@ use kiln_oci::{History, ImageConfig};
 
 /// The config with its layers and times. A time comes from when a layer was made, not from now: so the
 /// same result has the same config. Where nothing has a time, it is the beginning of 1970.
-pub(super) fn finished(target: &Target, stack: &Stack) -> ImageConfig {
+pub(super) fn finished(target: &Target, stack: &Stack) -> Result<ImageConfig, WorkerError> {
     let mut config = target.config.clone();
-    config.rootfs.diff_ids = stack.diff_ids();
+    config.rootfs.diff_ids = stack.diff_ids()?;
     let epoch = target.source_date_epoch_s;
     let text = |s: i64| Timestamp::from_second(s).map_or_else(|_| String::new(), |t| t.to_string());
     add_missing_history(&mut config, stack.0.len());
@@ -31,7 +32,7 @@ pub(super) fn finished(target: &Target, stack: &Stack) -> ImageConfig {
             line.created.clone_from(&config.created);
         }
     }
-    config
+    Ok(config)
 }
 
 /// Sees to it that each layer has its line in the history: a folder as a base has none of its own.
@@ -56,11 +57,11 @@ mod tests {
         let line = History { created_by: "ENV A=1".to_owned(), empty_layer: true, ..History::default() };
         let mut target = target();
         target.config.history.push(line);
-        let config = finished(&target, &Stack::default());
+        let config = finished(&target, &Stack::default()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(config.history[0].created, config.created);
         target.source_date_epoch_s = Some(1_700_000_000);
-        let config = finished(&target, &Stack::default());
+        let config = finished(&target, &Stack::default()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(config.created.as_deref(), Some("2023-11-14T22:13:20Z"));
     }
 
@@ -70,7 +71,7 @@ mod tests {
         let line = History { created_by: "ENV A=1".to_owned(), empty_layer: true, ..History::default() };
         let mut target = target();
         target.config.history.extend([History { empty_layer: true, ..base }, line]);
-        let config = finished(&target, &Stack::default());
+        let config = finished(&target, &Stack::default()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(config.created.as_deref(), Some("2024-05-06T07:08:09Z"));
         assert_eq!(config.history[1].created, config.created);
     }
