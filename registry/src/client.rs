@@ -77,7 +77,7 @@ impl Client {
     /// What the reference points to now: its digest, size and media type. No body is moved if the
     /// registry can do without.
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved, RegistryError> {
-        let mut answer = self.ask_manifest(Method::HEAD, reference).await?;
+        let answer = self.ask_manifest(Method::HEAD, reference).await?;
         let status = answer.status();
         if status == 404 {
             return Err(self.not_found(reference, reference.to_string()));
@@ -96,14 +96,12 @@ impl Client {
         }
         drop(answer);
         // A registry that does not do HEAD, or says too little in its answer, gives the document.
-        answer = self.ask_manifest(Method::GET, reference).await?;
-        Ok(Resolved { descriptor: self.document(reference, answer).await?.0 })
+        Ok(Resolved { descriptor: self.document(reference).await?.0 })
     }
 
     /// The manifest or the index that the reference points to, verified against the digest.
     pub async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
-        let answer = self.ask_manifest(Method::GET, reference).await?;
-        self.document(reference, answer).await
+        self.document(reference).await
     }
 
     /// The registry of a reference, and all that is known of it.
@@ -129,24 +127,19 @@ impl Client {
     }
 
     async fn ask_manifest(&self, method: Method, reference: &Reference) -> Result<Answer, RegistryError> {
-        let repository = reference.repository();
-        let rest = format!("manifests/{}", pointer(reference));
-        let request = Request::new(method, repository, &rest, Scope::pull(repository))
-            .header(ACCEPT, HeaderValue::from_static(ACCEPTED));
-        self.send(&self.host(reference), &request).await
+        self.send(&self.host(reference), &about_manifest(method, reference)).await
     }
 
-    async fn document(
-        &self,
-        reference: &Reference,
-        mut answer: Answer,
-    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
-        match answer.status() {
-            200 => {}
-            404 => return Err(self.not_found(reference, reference.to_string())),
-            _ => return Err(answer.into_error().await),
-        }
-        let bytes = answer.body(DOCUMENT_BYTES_MAX).await?;
+    async fn document(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let request = about_manifest(Method::GET, reference);
+        let (answer, bytes) =
+            self.send_for_body(&self.host(reference), &request, DOCUMENT_BYTES_MAX).await?;
+        let Some(bytes) = bytes else {
+            return Err(match answer.status() {
+                404 => self.not_found(reference, reference.to_string()),
+                _ => answer.into_error().await,
+            });
+        };
         let digest = Digest::of(&bytes);
         check_digest(&answer, reference, reference.digest().or(answer.digest()), digest)?;
         let kind = document_type(&bytes, answer.media_type()).map_err(|source| RegistryError::Document {
@@ -156,6 +149,13 @@ impl Client {
         })?;
         Ok((Descriptor::new(kind, digest, bytes.len() as u64), bytes))
     }
+}
+
+fn about_manifest<'a>(method: Method, reference: &Reference) -> Request<'a> {
+    let repository = reference.repository();
+    let rest = format!("manifests/{}", pointer(reference));
+    Request::new(method, repository, &rest, Scope::pull(repository))
+        .header(ACCEPT, HeaderValue::from_static(ACCEPTED))
 }
 
 /// The digest, or else the tag.

@@ -4,6 +4,7 @@
 use crate::auth::Auth;
 use crate::origin::{api_host, is_loopback};
 use crate::transport::Wire;
+use crate::upload::Manners;
 use reqwest::Url;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,6 +17,8 @@ const QUESTIONS_MAX: usize = 4;
 pub(crate) enum Lane {
     Question,
     Transfer,
+    /// Whoever sends it has a turn already.
+    Taken,
 }
 
 /// A registry, as references name it.
@@ -23,6 +26,7 @@ pub(crate) enum Lane {
 pub(crate) struct Host {
     pub(crate) registry: String,
     pub(crate) auth: Auth,
+    pub(crate) manners: Manners,
     wires: Vec<Wire>,
     chosen: OnceLock<Wire>,
     transfers: Arc<Semaphore>,
@@ -42,6 +46,7 @@ impl Host {
         Host {
             registry: registry.to_owned(),
             auth: Auth::default(),
+            manners: Manners::default(),
             wires,
             chosen: OnceLock::new(),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
@@ -74,9 +79,15 @@ impl Host {
         let lane = match lane {
             Lane::Question => &self.questions,
             Lane::Transfer => &self.transfers,
+            Lane::Taken => return None,
         };
         // It is never closed; without a permit the request would merely not be counted.
         Arc::clone(lane).acquire_owned().await.ok()
+    }
+
+    /// A turn to move a blob, if nobody waits for one.
+    pub(crate) fn free_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.transfers).try_acquire_owned().ok()
     }
 }
 
