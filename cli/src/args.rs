@@ -4,6 +4,7 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
+use crate::patience::PatienceArgs;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub(crate) struct Args {
     /// What the store may take, as 10GiB; the least worth goes [default: $KILN_STORE_MAX, else the store's settings.json, else no limit]
     #[arg(long, global = true, value_name = "SIZE")]
     pub store_max: Option<String>,
+    #[command(flatten)]
+    pub patience: PatienceArgs,
     #[command(subcommand)]
     pub command: Command,
 }

@@ -17,6 +17,7 @@ mod images;
 mod interrupt;
 mod lock;
 mod outputs;
+mod patience;
 mod plain;
 mod prune;
 mod render;
@@ -57,9 +58,10 @@ fn run(args: Args) -> Result<(), CommandError> {
     let cancel = interrupt::watch()?;
     let root = store_root(args.root)?;
     let max = store_max(args.store_max, &root)?;
+    let patience = args.patience.patience()?;
     let open = |insecure: &[String]| {
-        let options =
-            RegistryOptions { insecure_registries: insecure.to_vec(), ..RegistryOptions::from_env() };
+        let (insecure_registries, patience) = (insecure.to_vec(), patience.clone());
+        let options = RegistryOptions { insecure_registries, patience, ..RegistryOptions::from_env() };
         Worker::open(&root, options, &cancel).map(|worker| worker.with_store_max(max))
     };
     match args.command {

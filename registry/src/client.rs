@@ -2,6 +2,7 @@
 //! It does not know how a request is sent.
 
 use crate::answer::Answer;
+use crate::error::is_transient_status;
 use crate::host::Host;
 use crate::request::Request;
 use crate::token::Scope;
@@ -82,7 +83,7 @@ impl Client {
         if status == 404 {
             return Err(self.not_found(reference, reference.to_string()));
         }
-        if status == 401 {
+        if status == 401 || is_transient_status(status) {
             return Err(answer.into_error().await);
         }
         let kind = answer.media_type();
@@ -132,8 +133,7 @@ impl Client {
 
     async fn document(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
         let request = about_manifest(Method::GET, reference);
-        let (answer, bytes) =
-            self.send_for_body(&self.host(reference), &request, DOCUMENT_BYTES_MAX).await?;
+        let (answer, bytes) = self.send_for_body(&self.host(reference), &request, DOCUMENT_BYTES_MAX).await?;
         let Some(bytes) = bytes else {
             return Err(match answer.status() {
                 404 => self.not_found(reference, reference.to_string()),

@@ -252,9 +252,16 @@ mod tests {
             status,
             message: String::new(),
         };
-        for (code, want) in
-            [(408, true), (429, true), (500, true), (503, true), (522, true), (404, false), (501, false), (507, false)]
-        {
+        for (code, want) in [
+            (408, true),
+            (429, true),
+            (500, true),
+            (503, true),
+            (522, true),
+            (404, false),
+            (501, false),
+            (507, false),
+        ] {
             assert_eq!(status(code).is_transient(), want, "{code}");
         }
     }

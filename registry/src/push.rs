@@ -9,8 +9,8 @@ use crate::transport::Payload;
 use crate::upload::{Session, Upload, confirmed};
 use crate::{Mismatch, RegistryError};
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, MediaType, Reference};
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -161,8 +161,7 @@ impl Push<'_> {
     /// Tells the registry that an upload will not be used. If that fails, it forgets it by itself.
     async fn cancel(&self, session: Option<Session>) {
         let Some(session) = session else { return };
-        let mut request =
-            Request::new(Method::DELETE, self.repository.repository(), "", self.scope.clone());
+        let mut request = Request::new(Method::DELETE, self.repository.repository(), "", self.scope.clone());
         request.target = Target::Named(session.address());
         request.retried = false;
         let _ = self.client.send(&self.host, &request).await;

@@ -159,7 +159,7 @@ impl Upload<'_> {
         let manner = self.host.manners.get();
         let mut course = Course { session, at: 0, manner, is_resumable: true, is_mended: false };
         let mut retry = Retry::default();
-        let mut breaks = 0;
+        let (mut breaks, mut misfits) = (0, 0);
         loop {
             let failure = match self.step(&mut course).await {
                 Sent::Done => return Ok(()),
@@ -187,6 +187,13 @@ impl Upload<'_> {
             }
             let before = course.at;
             self.place(&mut course, Anew::IfGone).await?;
+            if failure.status() == 416 && course.at == before {
+                misfits += 1;
+                // It refuses what goes on where it says that it is: a single byte, for which there is no word, or worse.
+                if misfits > 1 || before == 0 {
+                    self.place(&mut course, Anew::Always).await?;
+                }
+            }
             if course.at > before {
                 retry.reset();
             }
@@ -295,8 +302,7 @@ impl Upload<'_> {
         let mut request = self.named(method, address);
         request.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")));
         request.lane = Lane::Transfer;
-        request.payload =
-            if bytes > 0 { Payload::File { open, size: bytes } } else { Payload::Bytes(&[]) };
+        request.payload = if bytes > 0 { Payload::File { open, size: bytes } } else { Payload::Bytes(&[]) };
         request
     }
 
@@ -364,9 +370,9 @@ impl Course {
                 Some(Anew::IfGone)
             }
             Manner::Chunks(bytes) if failure.status() == 413 => {
-                let next = smaller(bytes, size - self.at);
-                let is_allowed = next >= CHUNK_BYTES_MIN.max(self.session.chunk_min);
-                is_allowed.then(|| {
+                let least = CHUNK_BYTES_MIN.max(self.session.chunk_min);
+                let next = smaller(bytes, size - self.at).max(least);
+                (next < bytes.min(size - self.at)).then(|| {
                     self.manner = Manner::Chunks(next);
                     Anew::IfGone
                 })

@@ -5,6 +5,7 @@
 mod base_image;
 mod context;
 mod fake_registry;
+mod faulty_registry;
 mod gha_server;
 mod http;
 mod image;
@@ -18,6 +19,7 @@ mod traces;
 pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
 pub use context::TestContext;
 pub use fake_registry::{FakeRegistry, Reply, closed_port};
+pub use faulty_registry::{Asked, Fault, FaultyRegistry, Let, Nature, Recorded, Told, Uploads};
 pub use gha_server::GhaServer;
 pub use http::{Response, request};
 pub use image::{ImageAssert, Kind, Node, digest_in, members_of, tree_of};
