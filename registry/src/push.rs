@@ -40,6 +40,39 @@ impl Client {
         mount_from: &[String],
         open: &(dyn Fn() -> io::Result<File> + Send + Sync),
     ) -> Result<PushedBlob, RegistryError> {
+        let (push, offered) = self.offered(repository, descriptor, mount_from).await?;
+        let begun = match offered {
+            Offered::There(how) => return Ok(how),
+            Offered::Wanted(session) => session,
+        };
+        let (host, scope) = (&push.host, &push.scope);
+        Upload { client: self, host, repository, descriptor, scope, open }.run(begun).await?;
+        Ok(PushedBlob::Uploaded)
+    }
+
+    /// The same as far as it needs no bytes; `None` if they have to be sent.
+    pub async fn offer_blob(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        mount_from: &[String],
+    ) -> Result<Option<PushedBlob>, RegistryError> {
+        let (push, offered) = self.offered(repository, descriptor, mount_from).await?;
+        match offered {
+            Offered::There(how) => Ok(Some(how)),
+            Offered::Wanted(session) => {
+                push.cancel(session).await;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn offered<'a>(
+        &'a self,
+        repository: &'a Reference,
+        descriptor: &'a Descriptor,
+        mount_from: &[String],
+    ) -> Result<(Push<'a>, Offered), RegistryError> {
         let own = repository.repository();
         let sources = mount_from.iter().map(String::as_str);
         let sources: Vec<&str> =
@@ -55,15 +88,10 @@ impl Client {
             exists => exists?,
         };
         if exists {
-            return Ok(PushedBlob::Existed);
+            return Ok((push, Offered::There(PushedBlob::Existed)));
         }
-        let begun = match push.mount(&sources).await? {
-            Mounted::Yes => return Ok(PushedBlob::Mounted),
-            Mounted::No(session) => session,
-        };
-        let (host, scope) = (&push.host, &push.scope);
-        Upload { client: self, host, repository, descriptor, scope, open }.run(begun).await?;
-        Ok(PushedBlob::Uploaded)
+        let offered = push.mount(&sources).await?;
+        Ok((push, offered))
     }
 
     /// Puts a manifest or an index under the reference's tag or, if it has none, its digest.
@@ -116,10 +144,10 @@ struct Push<'a> {
     scope: Scope,
 }
 
-enum Mounted {
-    Yes,
-    /// The upload that the registry began instead, if it did.
-    No(Option<Session>),
+enum Offered {
+    There(PushedBlob),
+    /// The bytes are wanted, in the upload that the registry began instead of a mount, if it did.
+    Wanted(Option<Session>),
 }
 
 impl Push<'_> {
@@ -127,7 +155,7 @@ impl Push<'_> {
         self.client.has_blob_in(self.repository, &self.descriptor.digest, self.scope.clone()).await
     }
 
-    async fn mount(&self, sources: &[&str]) -> Result<Mounted, RegistryError> {
+    async fn mount(&self, sources: &[&str]) -> Result<Offered, RegistryError> {
         let own = self.repository.repository();
         let mut session = None;
         for from in sources {
@@ -145,7 +173,7 @@ impl Push<'_> {
                 201 => {
                     confirmed(&answer, self.repository, &self.descriptor.digest)?;
                     self.cancel(session.take()).await;
-                    return Ok(Mounted::Yes);
+                    return Ok(Offered::There(PushedBlob::Mounted));
                 }
                 202 => {
                     let begun = Session::of(&answer)?;
@@ -155,7 +183,7 @@ impl Push<'_> {
                 _ => {}
             }
         }
-        Ok(Mounted::No(session))
+        Ok(Offered::Wanted(session))
     }
 
     /// Tells the registry that an upload will not be used. If that fails, it forgets it by itself.
