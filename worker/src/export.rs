@@ -2,6 +2,7 @@
 //! not know what forms there are for files on this machine.
 
 use crate::WorkerError;
+use crate::at_once::at_once;
 use crate::images::{Image, Images, NamedImages};
 use crate::layer::{Layer, Stack};
 use crate::layer_form::{LayerForm, Spelling};
@@ -16,7 +17,6 @@ use kiln_snapshotter::compress::{Compression, Encoder, decoder};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Blobs that are pushed at once.
@@ -340,20 +340,8 @@ impl Exporter<'_> {
         let layers: BTreeMap<Digest, &Arc<Layer>> =
             layers.filter_map(|layer| Some((layer.blob.as_ref()?.digest, layer))).collect();
         let blobs: Vec<&Descriptor> = release.blobs().into_values().collect();
-        let next = AtomicUsize::new(0);
-        let push_some = || -> Result<(), WorkerError> {
-            while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let pushed = self.push_blob(blob, layers.get(&blob.digest), to, mount_from);
-                // Where one fails nobody needs the others.
-                pushed.inspect_err(|_| next.store(blobs.len(), Ordering::Relaxed))?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..blobs.len().min(BLOBS_AT_ONCE)).map(|_| scope.spawn(push_some)).collect();
-            let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
-            results.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
+        at_once(&blobs, BLOBS_AT_ONCE, |blob| {
+            self.push_blob(blob, layers.get(&blob.digest), to, mount_from)
         })?;
         let put = |to: &Reference, descriptor: Descriptor, bytes: &[u8]| {
             self.images.may_ask(to)?;

@@ -3,6 +3,7 @@
 
 mod absence;
 mod annotation;
+mod at_once;
 mod build;
 mod cache;
 mod cache_mount;

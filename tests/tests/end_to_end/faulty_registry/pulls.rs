@@ -2,7 +2,9 @@
 
 use super::{Case, MANIFEST, has_blob, hasty, image, is_clean, needed, row, serve, told_to_wait};
 use kiln_oci::Digest;
-use kiln_tests::{Asked, Fault, FaultyRegistry, Finished, Nature, Parts, TestContext, Told};
+use kiln_tests::{
+    Asked, BaseImage, Fault, FaultyRegistry, Finished, LayerEntry, Nature, Parts, TestContext, Told,
+};
 use std::time::Duration;
 
 /// A registry with an image whose layer has some 300 kB.
@@ -276,6 +278,19 @@ fn a_manifest_that_lies_or_has_two_meanings_is_refused() {
         asked.is("GET", "manifests").then(|| Fault::Header("Content-Type", super::INDEX.to_owned()))
     });
     fails("pull, a manifest served as an index", &registry, &parts, &["but was served as"]);
+}
+
+#[test]
+fn a_layer_that_an_image_has_twice_comes_once() {
+    let entry = LayerEntry::File("data", 0o644, super::noise(300_000, 5));
+    let parts = BaseImage::of(&[entry.clone()]).with_layer(&[entry]).parts();
+    let registry = FaultyRegistry::start();
+    serve(&registry, &parts);
+    let context = TestContext::new();
+    let finished = pull(&context, &registry).success();
+    let once = needed(&parts) - parts.layers[0].len() as u64;
+    Case::new("pull, the same layer twice", &registry, once).ended(&finished);
+    assert_eq!(ranges(&registry, &Digest::of(&parts.layers[0])), ["all"]);
 }
 
 #[test]
