@@ -283,7 +283,7 @@ fn a_manifest_that_lies_or_has_two_meanings_is_refused() {
 #[test]
 fn a_layer_that_an_image_has_twice_comes_once() {
     let entry = LayerEntry::File("data", 0o644, super::noise(300_000, 5));
-    let parts = BaseImage::of(&[entry.clone()]).with_layer(&[entry]).parts();
+    let parts = BaseImage::of(std::slice::from_ref(&entry)).with_layer(std::slice::from_ref(&entry)).parts();
     let registry = FaultyRegistry::start();
     serve(&registry, &parts);
     let context = TestContext::new();
