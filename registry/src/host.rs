@@ -6,7 +6,8 @@ use crate::origin::{api_host, is_loopback};
 use crate::transport::Wire;
 use crate::upload::Manners;
 use reqwest::Url;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const TRANSFERS_MAX: usize = 4;
@@ -31,6 +32,7 @@ pub(crate) struct Host {
     chosen: OnceLock<Wire>,
     transfers: Arc<Semaphore>,
     questions: Arc<Semaphore>,
+    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Host {
@@ -51,6 +53,7 @@ impl Host {
             chosen: OnceLock::new(),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            quiet_until: Mutex::default(),
         }
     }
 
@@ -83,6 +86,21 @@ impl Host {
         };
         // It is never closed; without a permit the request would merely not be counted.
         Arc::clone(lane).acquire_owned().await.ok()
+    }
+
+    /// It was told to be left alone for so long: all its requests wait, not only the one that was told.
+    pub(crate) fn be_quiet(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut quiet_until = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *quiet_until = Some(quiet_until.map_or(until, |known| known.max(until)));
+    }
+
+    /// Waits until it may be asked again.
+    pub(crate) async fn quiet(&self) {
+        let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = until {
+            tokio::time::sleep_until(until.into()).await;
+        }
     }
 
     /// A turn to move a blob, if nobody waits for one.

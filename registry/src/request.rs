@@ -84,6 +84,7 @@ impl Client {
         let patience = &self.transport().patience;
         let mut retry = Retry::default();
         loop {
+            host.quiet().await;
             let outcome = self.attempt(host, request).await;
             let (again, wait) = match &outcome {
                 Ok(Attempt { response, .. }) => {
@@ -91,6 +92,9 @@ impl Client {
                 }
                 Err(error) => (error.is_transient(), None),
             };
+            if let Some(wait) = wait.filter(|wait| again && *wait <= patience.retry_after_max) {
+                host.be_quiet(wait);
+            }
             if !again || !request.retried || !retry.pause(patience, wait).await {
                 return Ok(Answer::new(self.clone(), Arc::clone(host), request, outcome?, turn));
             }

@@ -202,6 +202,28 @@ async fn retry_after_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_requests_wait_when_one_is_told_to() {
+    let server = Faulty::start(|count, _| match count {
+        0 => Reply::new(429).header("Retry-After", "1"),
+        _ => Reply::manifest(MANIFEST),
+    });
+    let client = client();
+    let first = tokio::spawn({
+        let (client, to) = (client.clone(), reference(&server));
+        async move { client.resolve(&to).await.map(|_| ()) }
+    });
+    while server.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.resolve(&reference(&server)).await.expect("resolved");
+    first.await.expect("no panic").expect("resolved");
+    let seen = server.seen();
+    assert_eq!(seen.len(), 3);
+    assert!(seen[1..].iter().all(|later| later.at - seen[0].at >= Duration::from_secs(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_wants_a_long_pause_is_not_waited_for() {
     let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
     let server = Faulty::start(|_, _| Reply::new(429).header("Retry-After", "3600").body(body));

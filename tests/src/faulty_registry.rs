@@ -24,6 +24,8 @@ pub enum Fault {
     Answer(Told),
     /// It is answered with this when so many bytes of what it carries were taken, and kept.
     AnswerAfter(u64, Told),
+    /// The answer comes so much later.
+    Late(Duration),
     /// The connection ends after so many bytes of the answer's body.
     CutAfter(u64),
     /// The connection ends after so many bytes of what the request carries; they are kept.
@@ -135,6 +137,8 @@ struct Inner {
     registry: protocol::Registry,
     script: Mutex<Script>,
     log: Mutex<Vec<Recorded>>,
+    /// How many requests are being answered, and the most at once since the last script.
+    busy: Mutex<(usize, usize)>,
     stopped: AtomicBool,
 }
 
@@ -158,6 +162,7 @@ impl FaultyRegistry {
             address,
             script: Mutex::new(Box::new(|_| None)),
             log: Mutex::default(),
+            busy: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let shared = inner.clone();
@@ -212,6 +217,7 @@ impl FaultyRegistry {
     pub fn script(&self, script: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static) {
         *lock(&self.inner.script) = Box::new(script);
         lock(&self.inner.log).clear();
+        lock(&self.inner.busy).1 = 0;
     }
 
     /// The requests since the last script.
@@ -222,6 +228,11 @@ impl FaultyRegistry {
     /// The same, each as a [line](Recorded::line).
     pub fn lines(&self) -> Vec<String> {
         self.recorded().iter().map(Recorded::line).collect()
+    }
+
+    /// The most requests that were answered at once since the last script.
+    pub fn at_once(&self) -> usize {
+        lock(&self.inner.busy).1
     }
 
     /// The bytes that went in and out as bodies.
@@ -262,7 +273,12 @@ impl Inner {
         let Ok(mut wire) = Wire::new(&stream) else { return };
         while let Ok(Some(head)) = wire.head() {
             let (fault, place) = self.noted(&head);
+            {
+                let mut busy = lock(&self.busy);
+                *busy = (busy.0 + 1, busy.1.max(busy.0 + 1));
+            }
             let done = self.one(&mut wire, &head, fault, place);
+            lock(&self.busy).0 -= 1;
             if !matches!(done, Ok(true)) {
                 break;
             }
@@ -312,6 +328,7 @@ impl Inner {
                 self.record(place, |one| one.bytes_in = late);
                 return Ok(late == length);
             }
+            Some(Fault::Late(wait)) => std::thread::sleep(wait),
             _ => {}
         }
         let wanted = match &fault {

@@ -281,6 +281,40 @@ fn a_manifest_that_lies_or_has_two_meanings_is_refused() {
 }
 
 #[test]
+fn layers_come_four_at_once_and_no_more() {
+    let entry = |i: u64| LayerEntry::File("data", 0o644, super::noise(1000, i));
+    let image = (1..12).fold(BaseImage::of(&[entry(0)]), |image, i| image.with_layer(&[entry(i)]));
+    let parts = image.parts();
+    let registry = FaultyRegistry::start();
+    serve(&registry, &parts);
+    let wait = Duration::from_millis(300);
+    registry.script(move |asked| asked.is("GET", "blobs").then_some(Fault::Late(wait)));
+    let finished = pulls("pull, 12 layers, each late by 300 ms", &registry, &parts, 1.1);
+    assert_eq!(registry.at_once(), 4);
+    assert!(finished.took < wait * 8, "{finished}");
+}
+
+#[test]
+fn a_build_on_a_base_that_comes_in_parts_is_right() {
+    let (registry, parts) = served();
+    let layer = Digest::of(&parts.layers[0]);
+    registry.script(move |asked| match (is_layer(asked, &layer), asked.header("range"), asked.nth) {
+        (true, None, _) => Some(Fault::CutAfter(70_000)),
+        (true, Some(_), 0..3) => Some(Fault::Reset),
+        (false, _, 0) => Some(Fault::Answer(Told::status(500))),
+        _ => None,
+    });
+    let context = TestContext::with_dockerfile(&format!(
+        "FROM {} AS base\nFROM scratch\nCOPY --from=base /data /copied\n",
+        registry.reference("a/b:1")
+    ));
+    let finished = hasty(context.building(["--output", "type=local,dest=out"])).run().success();
+    Case::new("build, the base's layer comes in parts", &registry, needed(&parts)).ended(&finished);
+    assert!(std::fs::read(context.path("out/copied")).expect("the file") == super::noise(300_000, 300_000));
+    is_clean(&context);
+}
+
+#[test]
 fn a_layer_that_an_image_has_twice_comes_once() {
     let entry = LayerEntry::File("data", 0o644, super::noise(300_000, 5));
     let parts = BaseImage::of(std::slice::from_ref(&entry)).with_layer(std::slice::from_ref(&entry)).parts();
