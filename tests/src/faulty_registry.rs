@@ -30,6 +30,8 @@ pub enum Fault {
     CutAfter(u64),
     /// The connection ends after so many bytes of what the request carries; they are kept.
     CutRequestAfter(u64),
+    /// Nothing more is taken or answered after so many bytes of what the request carries; they are kept.
+    StallRequestAfter(u64),
     /// The connection is reset before anything is answered.
     Reset,
     /// What the request asks for is done; the connection ends before the answer.
@@ -332,7 +334,11 @@ impl Inner {
             _ => {}
         }
         let wanted = match &fault {
-            Some(Fault::CutRequestAfter(bytes) | Fault::AnswerAfter(bytes, _)) => (*bytes).min(length),
+            Some(
+                Fault::CutRequestAfter(bytes)
+                | Fault::StallRequestAfter(bytes)
+                | Fault::AnswerAfter(bytes, _),
+            ) => (*bytes).min(length),
             _ => length,
         };
         let body = wire.body(wanted);
@@ -341,6 +347,10 @@ impl Inner {
         let told = self.registry.answer(head, &body, is_whole);
         let told = match &fault {
             Some(Fault::CutRequestAfter(_) | Fault::LoseAnswer) => return Ok(false),
+            Some(Fault::StallRequestAfter(_)) => {
+                wire.wait_for_end(STALL_MAX);
+                return Ok(false);
+            }
             Some(Fault::AnswerAfter(_, own)) => own.clone(),
             _ if !is_whole => return Ok(false),
             Some(Fault::Body(body)) => {

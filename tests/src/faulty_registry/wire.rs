@@ -1,6 +1,7 @@
 //! HTTP/1.1 as far as a small server needs it: heads and bodies of a known length, over one connection.
 //! It does not know what they mean.
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -110,10 +111,16 @@ impl<'a> Wire<'a> {
         sent
     }
 
-    /// Says nothing until the other side goes away.
+    /// Says nothing, and takes nothing, until the other side goes away.
     pub fn wait_for_end(&mut self, time: Duration) {
-        let _ = self.stream.set_read_timeout(Some(time));
-        let _ = self.reader.read(&mut [0; 1]);
+        let until = Instant::now() + time;
+        let mut poll = [PollFd::new(self.stream, PollFlags::RDHUP)];
+        while Instant::now() < until {
+            let left = Timespec { tv_sec: 1, tv_nsec: 0 };
+            if !matches!(rustix::event::poll(&mut poll, Some(&left)), Ok(0)) {
+                break;
+            }
+        }
     }
 
     /// Ends the connection so that the other side gets an error, not an end.

@@ -137,6 +137,42 @@ fn what_passes_is_waited_for() {
 }
 
 #[test]
+fn an_upload_that_stalls_goes_on_at_the_byte_where_it_stopped() {
+    let (source, registry) = (Source::new(), FaultyRegistry::start());
+    registry.script(|asked| {
+        let is_first = asked.method == "PUT" && carries_layer(asked) && asked.nth < 2;
+        is_first.then_some(Fault::StallRequestAfter(120_000))
+    });
+    let name = registry.reference("a/b:1");
+    source.context.kiln(["tag", "source:1", &name]).run().success();
+    // All bytes are on their way, so that it may take ten times as long until the answer comes.
+    let command = source.context.kiln(["push", "-q", "--network-timeout", "300ms", &name]);
+    let finished = command.env("KILN_RETRY_DELAY", "10ms").run().success();
+    pushed(&registry, "stalled");
+    Case::new("push, stalls at byte 120000", &registry, SIZE as u64 + 1100).ended(&finished);
+    let sent = registry.lines();
+    assert!(sent.iter().any(|line| line.starts_with("PATCH uploads [120000-")), "{sent:?}");
+}
+
+#[test]
+fn what_is_answered_early_is_not_sent_to_its_end() {
+    const LARGE: usize = 64 << 20;
+    let context = TestContext::with_dockerfile("FROM scratch\nCOPY data /data\n");
+    context.write("data", noise(LARGE, 17));
+    let registry = FaultyRegistry::start();
+    let target = registry.reference("a/b:1");
+    context.build(["-t", &target]).success();
+    registry.script(|asked| {
+        let is_first = asked.method == "PUT" && carries_layer(asked) && asked.nth < 2;
+        is_first.then_some(Fault::Answer(Told::status(503)))
+    });
+    let finished = hasty(context.kiln(["push", "-q", &target])).run().success();
+    pushed(&registry, "answered early");
+    let name = "push, 64 MiB, 503 before it is taken";
+    Case::new(name, &registry, LARGE as u64).ended(&finished);
+}
+
+#[test]
 fn what_does_not_pass_leaves_no_manifest() {
     let source = Source::new();
     for (status, requests) in [(503, 6), (403, 1), (507, 1)] {
