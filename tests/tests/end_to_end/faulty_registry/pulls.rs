@@ -257,6 +257,7 @@ fn a_manifest_that_lies_or_has_two_meanings_is_refused() {
         ("a negative size", with_size(-5), vec!["not a valid manifest", "-5"]),
         ("a size of 10 less", with_size(size - 10), vec![&layer, "it is longer than its"]),
         ("a size of 10 more", with_size(size + 10), vec![&layer, "bytes, not"]),
+        ("a size without end", with_size(i64::MAX), vec![&layer, "bytes, not"]),
         (
             "a digest that is a path",
             changed(&parts, &layer, "sha256:../../../etc/passwd"),

@@ -75,6 +75,33 @@ fn a_token_server_elsewhere_gets_no_password() {
 }
 
 #[test]
+fn a_token_server_that_fails_is_asked_again() {
+    let parts = image(SIZE);
+    for (name, fault) in [
+        ("500", Fault::Answer(Told::status(500))),
+        ("429", Fault::Answer(Told::status(429).header("Retry-After", "1"))),
+        ("a reset", Fault::Reset),
+        ("a body that breaks off", Fault::CutAfter(5)),
+        ("an answer that is lost", Fault::LoseAnswer),
+    ] {
+        let registry = FaultyRegistry::of(Nature { lets: Let::Token(1000), ..Nature::default() });
+        serve(&registry, &parts);
+        registry.script(move |asked| (asked.is("GET", "token") && asked.nth < 2).then(|| fault.clone()));
+        let context = logged_in(&registry);
+        let finished = hasty(context.kiln(["pull", "-q", &registry.reference("a/b:1")])).run().success();
+        let name = format!("pull, the token server fails twice: {name}");
+        Case::new(&name, &registry, needed(&parts)).ended(&finished);
+        assert!(has_blob(&context, &parts.layers[0]));
+    }
+    let registry = FaultyRegistry::of(Nature { lets: Let::Token(1000), ..Nature::default() });
+    serve(&registry, &parts);
+    registry.script(|asked| asked.is("GET", "token").then(|| Fault::Body(b"{}".to_vec())));
+    let finished = hasty(logged_in(&registry).kiln(["pull", "-q", &registry.reference("a/b:1")])).run();
+    Case::new("pull, a token server without tokens", &registry, 0).ended(&finished);
+    finished.fails_with(3).says(registry.address()).says("holds no token");
+}
+
+#[test]
 fn an_upload_that_is_elsewhere_carries_no_credentials() {
     let elsewhere = FaultyRegistry::start();
     elsewhere
