@@ -119,8 +119,8 @@ impl<'a> Case<'a> {
         let last = finished.stderr.lines().rev().find(|line| line.contains("ERROR")).unwrap_or_default();
         let last = last.replace(self.registry.address(), "HOST");
         let end = if finished.code == Some(0) { "right".to_owned() } else { format!("3 {last}") };
-        let mut line = format!("| {:<50} | {requests:>3} | {:>9} | {moved:>9} ", self.name, self.needed);
-        let _ = write!(line, "| {leaks} | {:>5} ms | {}", finished.took.as_millis(), end.trim_end());
+        let mut line = format!("| {:<56} | {requests:>3} | {:>9} | {moved:>9} ", self.name, self.needed);
+        let _ = write!(line, "| {leaks} | {:>5} ms | {} |", finished.took.as_millis(), end.trim_end());
         row(&line);
         assert_eq!(leaks, 0, "{}: credentials at a stranger's: {finished}", self.name);
         // A hundred bytes are an error's text.
@@ -130,9 +130,14 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Prints a line of the table: case, requests, bytes needed, bytes moved, leaks, time, end.
+/// Prints a line of the table, and its head before the first.
 #[expect(clippy::print_stdout, reason = "the table is for who runs it with --nocapture")]
 fn row(line: &str) {
+    static HEAD: std::sync::Once = std::sync::Once::new();
+    HEAD.call_once(|| {
+        let head = ["case", "req", "needed", "moved", "leaks", "took", "end"];
+        println!("| {} |\n|{}", head.join(" | "), " --- |".repeat(head.len()));
+    });
     println!("{line}");
 }
 

@@ -1,6 +1,6 @@
 //! Pulls from a registry that fails.
 
-use super::{Case, MANIFEST, has_blob, hasty, image, is_clean, needed, row, serve, told_to_wait};
+use super::{Case, MANIFEST, has_blob, hasty, image, is_clean, needed, serve, told_to_wait};
 use kiln_oci::Digest;
 use kiln_tests::{
     Asked, BaseImage, Fault, FaultyRegistry, Finished, LayerEntry, Nature, Parts, TestContext, Told,
@@ -349,5 +349,4 @@ fn a_large_layer_comes_in_several_pieces_at_once() {
     serve(&plain, &parts);
     pulls("pull, 36 MiB, no ranges", &plain, &parts, 1.1);
     assert_eq!(ranges(&plain, &layer), ["bytes=0-8388607"]);
-    row("");
 }
