@@ -29,7 +29,8 @@ use crate::stderr::say;
 use graph::Graph;
 use kiln_frontend::{BuildOptions, EpochSource, ImageRequest, LowerError, Lowered};
 use kiln_grammar::{Diagnostic, Parse, Severity, Span};
-use kiln_worker::{BuildRequest, CancelToken, LocalFolder, PullPolicy, Worker, WorkerError};
+use kiln_oci::Platform;
+use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Output, PullPolicy, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,11 +54,7 @@ fn build(
     report: &Report,
 ) -> Result<(), CommandError> {
     let platforms = Platforms::of(&args)?;
-    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index: platforms.is_index };
-    let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
-    if platforms.is_index {
-        outputs::refuse_docker(&outputs)?;
-    }
+    let outputs = outputs_of(&args, platforms.is_index)?;
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
@@ -72,16 +69,7 @@ fn build(
     let folders = local_folders(&args, &inputs, folders);
     let options = options(&args, &inputs, named)?;
     let mut resolver = Resolver::of(&args, &worker, lock);
-    let mut all = Vec::new();
-    let mut times = Times::new();
-    for platform in platforms.all {
-        let mut options = BuildOptions { target_platform: platform, ..options.clone() };
-        // A check needs no times, and reports what is wrong with their names by itself.
-        if !args.check {
-            settle_time(&parse, &mut options, source, &mut resolver, &mut times, &args)?;
-        }
-        all.push(options);
-    }
+    let all = options_of_all(&args, &parse, &options, source, &mut resolver, platforms.all)?;
     if args.check {
         return check_all(&parse, &all, source, &mut resolver, args.format.unwrap_or_default());
     }
@@ -89,7 +77,6 @@ fn build(
     for options in &all {
         graph.add(options.target_platform.clone(), lower(&parse, options, source, &mut resolver)?);
     }
-    // What steps do later changes nothing about what names stand for; only sources are still to come.
     resolver.save_lock(&args)?;
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
@@ -123,6 +110,37 @@ fn build(
     failure::tell_of_unused(&unused);
     failure::tell_of_frontend(&options);
     tell::tell(&args, quiet, &result, &warnings, source)
+}
+
+/// Where the result goes.
+fn outputs_of(args: &BuildArgs, is_index: bool) -> Result<Vec<Output>, CommandError> {
+    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
+    let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
+    if is_index {
+        outputs::refuse_docker(&outputs)?;
+    }
+    Ok(outputs)
+}
+
+/// The options for each platform, with the times that they name.
+fn options_of_all(
+    args: &BuildArgs,
+    parse: &Parse,
+    options: &BuildOptions,
+    source: Source<'_>,
+    resolver: &mut Resolver<'_>,
+    platforms: Vec<Platform>,
+) -> Result<Vec<BuildOptions>, CommandError> {
+    let (mut all, mut times) = (Vec::new(), Times::new());
+    for platform in platforms {
+        let mut options = BuildOptions { target_platform: platform, ..options.clone() };
+        // A check needs no times, and reports what is wrong with their names by itself.
+        if !args.check {
+            settle_time(parse, &mut options, source, resolver, &mut times, args)?;
+        }
+        all.push(options);
+    }
+    Ok(all)
 }
 
 /// The folders that the graph may read, by their names in it.
