@@ -10,7 +10,7 @@ use crate::args::BuildArgs;
 use crate::contexts::read_limited;
 use crate::error::CommandError;
 use crate::stderr::say;
-use kiln_oci::Digest;
+use kiln_oci::{Digest, Reference};
 use kiln_worker::{Image, ImageName, PinError, Pins, change_whole};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -62,8 +62,8 @@ impl LockFile {
     /// The name with the digest that the file has for it. A name without one is refused if none may be added.
     pub(crate) fn pinned(&self, name: &ImageName) -> Result<ImageName, PinError> {
         let ImageName::Registry(reference) = name else { return Ok(name.clone()) };
-        if reference.digest().is_some() {
-            return Ok(name.clone());
+        if let Some(asked) = reference.digest() {
+            return self.agrees(reference, asked).map(|()| name.clone());
         }
         match self.images.get(&reference.to_string()) {
             Some(digest) => Ok(reference.with_digest(*digest).into()),
@@ -71,6 +71,21 @@ impl LockFile {
                 Err(PinError::Locked { file: self.name(), name: reference.to_string() })
             }
             None => Ok(name.clone()),
+        }
+    }
+
+    /// Whether a digest that the Dockerfile gives a tag is that of the file, if it has one for the tag.
+    fn agrees(&self, reference: &Reference, asked: Digest) -> Result<(), PinError> {
+        let tag = reference.tag().and_then(|tag| reference.with_tag(tag).ok());
+        let tag = tag.map_or_else(String::new, |tag| tag.to_string());
+        match self.images.get(&tag).filter(|pinned| **pinned != asked) {
+            Some(pinned) => Err(PinError::Disagrees {
+                file: self.name(),
+                name: tag.clone(),
+                pinned: pinned.to_string(),
+                asked: asked.to_string(),
+            }),
+            None => Ok(()),
         }
     }
 
@@ -132,12 +147,15 @@ fn read(path: &Path) -> Result<Option<Entries>, CommandError> {
     match read_limited(path, BYTES_MAX) {
         Ok(bytes) => text::parse(path, &bytes).map(Some),
         Err(CommandError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(CommandError::Context(_)) => {
+            Err(CommandError::usage(format!("--lock {}", path.display()), "it is not a regular file"))
+        }
         Err(e) => Err(e),
     }
 }
 
 fn missing(path: &Path) -> CommandError {
-    CommandError::file("read", path)(ErrorKind::NotFound.into())
+    CommandError::file("read", path)(rustix::io::Errno::NOENT.into())
 }
 
 /// Changes a file while nobody else does, and writes it whole or not at all, if something in it is new. It keeps its

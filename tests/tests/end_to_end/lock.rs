@@ -254,6 +254,39 @@ fn what_the_dockerfile_pins_itself_is_not_in_the_file_but_agrees_with_it() {
 }
 
 #[test]
+fn a_digest_of_the_dockerfiles_own_agrees_with_the_file() {
+    let registry = Registry::start();
+    let digest = base(&registry, "one");
+    let name = registry.reference("base:1");
+    let context = TestContext::with_dockerfile(&format!("FROM {name}@{digest}\nLABEL a=b\n"));
+    let lock = context.text("kiln.lock");
+    let held = |digest: &Digest| format!("{{\"images\": {{\"{name}\": \"{digest}\"}}, \"version\": 1}}");
+    let other = Digest::of(b"other");
+    context.write_beside("kiln.lock", held(&other));
+    let refused = context.build(["--lock", &lock]).fails_with(1).says(&name);
+    refused.says(&other.to_string()).says(&format!("the Dockerfile asks for {digest}"));
+    for text in [held(&digest), "{\"version\": 2}".to_owned()] {
+        context.write_beside("kiln.lock", &text);
+        let _ = context.image(["--lock", &lock, "--locked"]);
+        assert_eq!(text_of(&lock), text);
+    }
+}
+
+#[test]
+fn an_update_shows_servers_the_secrets_that_they_want() {
+    let server = Registry::with_password();
+    let url = format!("http://{}/v2/", server.address());
+    let context = TestContext::new();
+    let update = ["lock", "update", "--lock", &context.text("kiln.lock"), &url];
+    context.kiln(update).run().fails_with(1).says(&url).says("401");
+    assert!(!context.path("kiln.lock").exists());
+    let secret = format!("id=HTTP_AUTH_HEADER_{},env=WHO", server.address());
+    let update = context.kiln([&update[..], &["--secret", &secret]].concat());
+    update.env("WHO", "Basic cG90dGVyOm9wZW4tc2VzYW1l").run().success();
+    assert!(text_of(context.path("kiln.lock")).contains(&url));
+}
+
+#[test]
 fn locked_refuses_what_the_file_lacks_and_asks_nobody_for_it() {
     let (code, web, registry) = (Code::start("one"), Web::start("one"), Registry::start());
     base(&registry, "one");
@@ -426,4 +459,5 @@ fn files_that_are_damaged_or_of_the_future_are_refused_with_their_line() {
         update.fails_with(2).says(&format!("kiln.lock:{line}:")).says(why);
         assert_eq!(text_of(&lock), text);
     }
+    context.build(["--lock", &context.text("ctx")]).fails_with(2).says("it is not a regular file");
 }

@@ -78,6 +78,11 @@ pub fn change_whole<E: From<WorkerError>>(
         };
         let Some(after) = change(before.as_deref())? else { return Ok(()) };
         let unfinished = Unfinished::for_file(&path, dest)?;
+        if let Held::File(old) = &held {
+            // root does not take over a user's file. Who is not root can give nothing away.
+            let old = old.metadata().map_err(WorkerError::io("look at", dest))?;
+            let _ = std::os::unix::fs::fchown(unfinished.file(), Some(old.uid()), Some(old.gid()));
+        }
         unfinished.file().write_all(&after).map_err(WorkerError::io("write", dest))?;
         unfinished.file().sync_data().map_err(WorkerError::io("write", dest))?;
         let published = match held {

@@ -159,13 +159,16 @@ fn changes_at_once_lose_nothing_even_of_a_file_that_was_not_there() {
 }
 
 #[test]
-fn a_change_keeps_the_mode_and_one_that_changes_nothing_writes_nothing() {
+fn a_change_keeps_mode_and_owner_and_one_that_changes_nothing_writes_nothing() {
     let here = Fixture::new().with("file", "");
     std::fs::set_permissions(here.path("file"), Permissions::from_mode(0o440)).expect("a mode");
+    // Only root can make a file somebody else's.
+    let given = std::os::unix::fs::chown(here.path("file"), Some(1234), Some(1234)).is_ok();
     add(&here.path("file"), "x").expect("a change");
     here.check("file", "x\n");
     let there = std::fs::metadata(here.path("file")).expect("a file");
     assert_eq!(there.mode() & 0o777, 0o440);
+    assert!(!given || (there.uid(), there.gid()) == (1234, 1234));
     let same = change_whole(&here.path("file"), SMALL, |_| Ok::<_, WorkerError>(None));
     assert!(same.is_ok());
     assert_eq!(std::fs::metadata(here.path("file")).expect("a file").ino(), there.ino());
