@@ -6,6 +6,7 @@ use crate::cache::CacheError;
 use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
 use crate::emulation::ForeignProgram;
+use crate::pins::PinError;
 use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
 use kiln_registry::RegistryError;
 use kiln_runner::{ExitStatus, RunError};
@@ -26,6 +27,14 @@ pub enum WorkerError {
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Another process is changing a file, and does not come to an end.
+    #[error("{path} has been held by another process for {seconds} s")]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// The store is of a version that this kiln can't read.
     #[error(
@@ -133,6 +142,9 @@ pub enum WorkerError {
         /// The flag that says so.
         flag: &'static str,
     },
+    /// A lock file does not allow it.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// A step ended with a failure.
     #[error("process \"{command}\" did not complete successfully: {}", ended(.status))]
     Step {

@@ -23,6 +23,7 @@ mod local;
 mod memo;
 mod meta;
 mod output;
+mod pins;
 mod progress;
 mod reads;
 mod remote;
@@ -53,10 +54,11 @@ pub use kiln_snapshotter::SourceModes;
 pub use kiln_solver::Definition;
 pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;
-pub use output::{Form, Output, write_whole};
+pub use output::{Form, Output, change_whole, write_whole};
+pub use pins::{AgedSource, GitPin, Pin, PinError, PinnedSources, Pins, SourceName};
 pub use progress::{CacheTrouble, Notice, Progress, ProgressSink, Transfer};
 pub use report::{
     BuildReport, BuildStatus, FileChange, Origin, Outcome, REPORT_SCHEMA, Reason, StepReport, Totals,
 };
 pub use ssh_agent::{AgentKey, KeyAgent, KeyError, SshAgent};
-pub use worker::{BuildRequest, BuildResult, LocalFolder, Target, Worker};
+pub use worker::{Access, BuildRequest, BuildResult, LocalFolder, Target, Worker};

@@ -9,7 +9,7 @@ pub(crate) mod stopping;
 mod whole;
 
 pub(crate) use whole::whole;
-pub use whole::write_whole;
+pub use whole::{change_whole, write_whole};
 
 use crate::WorkerError;
 use crate::annotation::{Annotation, AnnotationLevel, annotations_of};
