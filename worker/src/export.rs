@@ -155,11 +155,11 @@ impl Exporter<'_> {
         latest_s: Option<i64>,
     ) -> Result<(DiffId, Descriptor), WorkerError> {
         let layer = &stack.0[at];
-        match self.pulled_blob(layer)? {
+        self.store.with_space(|_| match self.pulled_blob(layer)? {
             Some(blob) if form.changes(&blob) => Ok((layer.diff_id, self.changed_blob(layer, &blob, form)?)),
             Some(blob) => Ok((layer.diff_id, blob)),
             None => self.made_blob(stack, at, form, latest_s),
-        }
+        })
     }
 
     /// The blob that a layer came as.

@@ -412,7 +412,7 @@ impl Worker {
         let image = images.resolve(&reference.clone().into(), platform, PullPolicy::Always)?;
         self.capped(progress, || {
             images.unpacked(&image.stack())?;
-            images.blobs(&image)
+            self.store.with_space(|_| images.blobs(&image))
         })?;
         self.store.snapshots.sync()?;
         self.store.meta.mark_synced()?;
@@ -443,7 +443,7 @@ impl Worker {
         let images = self.images(&transfer, &self.cancel)?;
         let named = images.named(name, self.row(name)?)?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
-        let digest = exporter.push_named(&named, to)?;
+        let digest = self.capped(progress, || exporter.push_named(&named, to))?;
         let row = named.row;
         if row.manifest.is_none() {
             let manifest = Some((digest, MediaType::OciManifest));

@@ -110,8 +110,11 @@ impl Build<'_> {
         self.journal.done(vertex, &added);
         let layers = self.layers_of(&added)?;
         if changed.is_empty() {
-            self.store.meta.add_record(keys, &added)?;
-            self.store.meta.set_laid_on(keys, &self.laid_on(vertex)?)?;
+            let laid_on = self.laid_on(vertex)?;
+            self.store.with_space(|_| {
+                self.store.meta.add_record(keys, &added)?;
+                self.store.meta.set_laid_on(keys, &laid_on)
+            })?;
         } else {
             self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, added);
         }
