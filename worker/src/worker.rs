@@ -28,6 +28,7 @@ use kiln_snapshotter::{
 use kiln_solver::{Definition, Edge, SourceOp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -321,9 +322,15 @@ impl Worker {
     }
 
     /// Unpacks a tar, perhaps compressed, into a folder; whether it was one.
-    pub fn unpack_context(&self, file: File, folder: &Path) -> Result<bool, WorkerError> {
+    pub fn unpack_context(&self, mut file: File, folder: &Path) -> Result<bool, WorkerError> {
         let to = Tree::open(folder)?;
-        Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
+        let start = file.stream_position().map_err(WorkerError::io("read", "the context"))?;
+        self.store.with_space(|_| {
+            // What was unpacked before is written over.
+            file.seek(SeekFrom::Start(start)).map_err(WorkerError::io("read", "the context"))?;
+            let file = file.try_clone().map_err(WorkerError::io("read", "the context"))?;
+            Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
+        })
     }
 
     /// Brings a context from the network to `dest`: a folder, or, if that is what the web has, a file.
