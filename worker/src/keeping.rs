@@ -17,6 +17,7 @@ pub use inventory::{Kind, Usage, UsageItem};
 pub(crate) use prune::prune;
 pub use prune::{Filter, Pruning, Removed};
 pub use room::Shortage;
+pub(crate) use room::is_full;
 
 /// How fast blobs are taken to come in or to be compressed, in bytes for each millisecond.
 const BLOB_BYTES_PER_MS: u64 = 20_000;
