@@ -47,7 +47,7 @@ pub use error::{CopyError, WorkerError};
 pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
-pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Usage, UsageItem};
+pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Shortage, Usage, UsageItem};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;

@@ -29,6 +29,7 @@ use kiln_snapshotter::{CopyOptions, ExtractOptions, SourceModes, Tree, Verdict, 
 use kiln_solver::{Definition, Edge};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -335,9 +336,15 @@ impl Worker {
     }
 
     /// Unpacks a tar, perhaps compressed, into a folder; whether it was one.
-    pub fn unpack_context(&self, file: File, folder: &Path) -> Result<bool, WorkerError> {
+    pub fn unpack_context(&self, mut file: File, folder: &Path) -> Result<bool, WorkerError> {
         let to = Tree::open(folder)?;
-        Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
+        let start = file.stream_position().map_err(WorkerError::io("read", "the context"))?;
+        self.store.with_space(|_| {
+            // What was unpacked before is written over.
+            file.seek(SeekFrom::Start(start)).map_err(WorkerError::io("read", "the context"))?;
+            let file = file.try_clone().map_err(WorkerError::io("read", "the context"))?;
+            Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
+        })
     }
 
     /// Brings the files of an image to a new folder, `dest`.
@@ -364,7 +371,7 @@ impl Worker {
         let image = images.resolve(&reference.clone().into(), platform, PullPolicy::Always)?;
         self.capped(progress, || {
             images.unpacked(&image.stack())?;
-            images.blobs(&image)
+            self.store.with_space(|_| images.blobs(&image))
         })?;
         self.store.snapshots.sync()?;
         self.store.meta.mark_synced()?;
@@ -395,7 +402,7 @@ impl Worker {
         let images = self.images(&transfer, &self.cancel)?;
         let named = images.named(name, self.row(name)?)?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
-        let digest = exporter.push_named(&named, to)?;
+        let digest = self.capped(progress, || exporter.push_named(&named, to))?;
         let row = named.row;
         if row.manifest.is_none() {
             let manifest = Some((digest, MediaType::OciManifest));

@@ -3,6 +3,7 @@
 
 use super::stopping::{self, Stopping};
 use crate::WorkerError;
+use crate::keeping::is_full;
 use kiln_runner::CancelToken;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
@@ -181,7 +182,15 @@ fn filled(
         // What is still held back would be written when it is dropped.
         let _ = out.inner.into_parts();
     }
-    written.map_err(stopping::because_of(cancel))
+    written.map_err(|error| stopping::because_of(cancel)(of_disk(error, name)))
+}
+
+/// The store tells of its own disk: else it is the output's that is full, whatever was being written.
+fn of_disk(error: WorkerError, name: &Path) -> WorkerError {
+    if !is_full(&error) {
+        return error;
+    }
+    WorkerError::io("write", name)(Errno::NOSPC.into())
 }
 
 /// Follows the user's own links, to write beside what they lead to and not to replace them.
