@@ -86,7 +86,7 @@ pub(crate) fn dockerfile_here(args: &BuildArgs) -> Result<Option<Inputs>, Comman
 }
 
 /// Whether a context is not a folder of this machine.
-fn is_remote(context: &str) -> bool {
+pub(crate) fn is_remote(context: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|p| context.starts_with(p))
 }
 
@@ -214,7 +214,7 @@ fn near_dockerfile(missing: &Path) -> Option<PathBuf> {
 }
 
 /// Reads a regular file up to a limit; a fifo or device in its place is not waited for.
-fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>, CommandError> {
+pub(crate) fn read_limited(path: &Path, max_bytes: u64) -> Result<Vec<u8>, CommandError> {
     const O_NONBLOCK: i32 = 0o4000;
     let open = File::options().read(true).custom_flags(O_NONBLOCK).open(path);
     let file = open.map_err(CommandError::file("read", path))?;

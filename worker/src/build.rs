@@ -17,6 +17,7 @@ use crate::images::{Image, Images};
 use crate::layer::Stack;
 use crate::local::LocalSource;
 use crate::memo::Memo;
+use crate::pins::Pins;
 use crate::progress::{Progress, ProgressSink};
 use crate::reads::Reads;
 use crate::store::Store;
@@ -57,6 +58,8 @@ pub(crate) struct Build<'a> {
     /// The shared caches that it reads, and those that it writes.
     pub imports: &'a Imports,
     pub exports: &'a Exports,
+    /// What the sources from the network are held to.
+    pub pins: Arc<Pins>,
     /// What is noted of the steps, to tell of them at the end.
     pub journal: Arc<Journal>,
     /// The images that the graph names, by identifier.
@@ -118,6 +121,7 @@ impl<'a> Build<'a> {
             cancel,
             imports,
             exports,
+            pins: Arc::default(),
             journal: Arc::default(),
             known_images,
             results: Mutex::default(),
@@ -134,6 +138,12 @@ impl<'a> Build<'a> {
             begun_caches: Mutex::default(),
             devices: OnceLock::new(),
         }
+    }
+
+    /// Holds the sources from the network to `pins`.
+    pub fn held_to(mut self, pins: &Arc<Pins>) -> Build<'a> {
+        self.pins = pins.clone();
+        self
     }
 
     /// Notes what happens in `journal`.

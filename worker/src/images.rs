@@ -316,7 +316,7 @@ impl Images<'_> {
         }
         let unpack = |at: &usize| {
             let started = Instant::now();
-            let committed = self.store.with_space(|| self.unpack(&stack.0[*at]))?;
+            let committed = self.store.with_space(|_| self.unpack(&stack.0[*at]))?;
             Ok((*at, committed, started.elapsed()))
         };
         // A layer that is there twice is fetched once: the second time its blob is here.

@@ -14,6 +14,7 @@ mod explain;
 mod failures;
 mod faulty_registry;
 mod fsck;
+mod full_disk;
 mod instructions;
 mod interruption;
 mod layouts;

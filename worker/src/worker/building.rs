@@ -51,7 +51,7 @@ impl Worker {
         let (imports, unread) = self.imports(request, progress, cancel)?;
         let (exports, unwritten) = self.exports(request, progress, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel, (&imports, &exports));
-        let build = build.noted_in(&journal);
+        let build = build.noted_in(&journal).held_to(&self.pins);
         let exporter = Exporter { store: &self.store, images: &images, progress };
         let result = Self::build_and_share(&build, &exporter, request);
         let result = result.map(|result| BuildResult {
