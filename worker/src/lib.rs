@@ -25,6 +25,7 @@ mod meta;
 mod output;
 mod progress;
 mod reads;
+mod registries;
 mod remote;
 mod report;
 mod selection;
@@ -47,7 +48,9 @@ pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
 pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Usage, UsageItem};
-pub use kiln_registry::{Options as RegistryOptions, RegistryError};
+pub use kiln_registry::{
+    Examination, Examined, LoggedIn, LoggedOut, Options as RegistryOptions, RegistryError, Role as PlaceRole,
+};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;
 pub use kiln_solver::Definition;
@@ -55,6 +58,7 @@ pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;
 pub use output::{Form, Output, write_whole};
 pub use progress::{CacheTrouble, Notice, Progress, ProgressSink, Transfer};
+pub use registries::Registries;
 pub use report::{
     BuildReport, BuildStatus, FileChange, Origin, Outcome, REPORT_SCHEMA, Reason, StepReport, Totals,
 };
