@@ -66,7 +66,7 @@ fn build(
     refuse_mistakes(&parse, source, &args)?;
     let (named, folders) = contexts::named(&args)?;
     let folders = local_folders(&args, &inputs, folders);
-    let options = options(&args, &inputs, named)?;
+    let options = BuildOptions { aliases: worker.aliases(), ..options(&args, &inputs, named)? };
     let mut resolver = Resolver::of(&args, &worker)?;
     let mut all = Vec::new();
     let mut times = Times::new();

@@ -138,6 +138,11 @@ impl Config {
         self.registries.alias(name)
     }
 
+    /// All short names and what they stand for.
+    pub(crate) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.registries.aliases()
+    }
+
     /// What was read and has no effect here.
     pub(crate) fn notes(&self) -> &[String] {
         &self.registries.notes

@@ -4,7 +4,7 @@
 use crate::RegistryError;
 use crate::answer::Answer;
 use crate::client::Client;
-use crate::config::{Endpoint, Route};
+use crate::config::{Endpoint, FileLine, Route};
 use crate::host::Host;
 use crate::origin::Origin;
 use crate::request::{Request, Target};
@@ -12,12 +12,24 @@ use crate::token::Scope;
 use crate::transport::Wire;
 use kiln_oci::Reference;
 use reqwest::Url;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Client {
-    /// What a short name, as `fedora`, is another name of according to `[aliases]`; `None` if it is none.
-    pub fn alias(&self, name: &str) -> Result<Option<String>, RegistryError> {
-        Ok(self.config()?.alias(name).map(|(full, _)| full.to_owned()))
+    /// What a name as people write it, `fedora:41`, is another name of according to `[aliases]`, and who says so;
+    /// `None` if it is none.
+    pub fn aliased(&self, written: &str) -> Result<Option<(String, FileLine)>, RegistryError> {
+        let name = written.split('@').next().unwrap_or(written);
+        let folder = name.rfind('/').map_or(0, |slash| slash + 1);
+        let name = name[folder..].find(':').map_or(name, |colon| &name[..folder + colon]);
+        let config = self.config()?;
+        let rest = &written[name.len()..];
+        Ok(config.alias(name).map(|(full, at)| (format!("{full}{rest}"), at.clone())))
+    }
+
+    /// All short names and what they stand for.
+    pub fn aliases(&self) -> Result<BTreeMap<String, String>, RegistryError> {
+        Ok(self.config()?.aliases().map(|(short, full)| (short.to_owned(), full.to_owned())).collect())
     }
 
     /// The registry that a reference names, and all that is known of it: nothing is pushed elsewhere.

@@ -181,7 +181,7 @@ impl Client {
             }
         }
         if let Some(answer) = first_answer
-            && !matches!(first_error, Some(RegistryError::Tls { .. }))
+            && !matches!(first_error, Some(RegistryError::Tls { .. } | RegistryError::Certificate { .. }))
         {
             return Ok(answer);
         }

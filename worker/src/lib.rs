@@ -49,7 +49,8 @@ pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
 pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Usage, UsageItem};
 pub use kiln_registry::{
-    Examination, Examined, LoggedIn, LoggedOut, Options as RegistryOptions, RegistryError, Role as PlaceRole,
+    Examination, Examined, FileLine, LoggedIn, LoggedOut, Options as RegistryOptions, RegistryError,
+    Role as PlaceRole,
 };
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;

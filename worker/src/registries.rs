@@ -3,7 +3,7 @@
 
 use crate::WorkerError;
 use kiln_oci::Reference;
-use kiln_registry::{Client, Examination, LoggedIn, LoggedOut, Options};
+use kiln_registry::{Client, Examination, FileLine, LoggedIn, LoggedOut, Options};
 use tokio::runtime::Runtime;
 
 /// A client of registries, with a thread of its own to wait on.
@@ -26,9 +26,9 @@ impl Registries {
         Ok(self.runtime.block_on(self.client.examine(reference))?)
     }
 
-    /// What a short name stands for, if it is an alias.
-    pub fn alias(&self, name: &str) -> Result<Option<String>, WorkerError> {
-        Ok(self.client.alias(name)?)
+    /// What a name is another name of, if it is an alias, and who says so.
+    pub fn aliased(&self, written: &str) -> Result<Option<(String, FileLine)>, WorkerError> {
+        Ok(self.client.aliased(written)?)
     }
 
     /// Checks credentials and keeps them.

@@ -179,6 +179,11 @@ impl Registries {
         Some(Route { endpoints, blocked })
     }
 
+    /// All short names and what they stand for.
+    pub(super) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.aliases.iter().map(|(short, (full, _))| (short.as_str(), full.as_str()))
+    }
+
     /// What a short name stands for.
     pub(super) fn alias(&self, name: &str) -> Option<(&str, &FileLine)> {
         self.aliases.get(name).map(|(full, at)| (full.as_str(), at))
