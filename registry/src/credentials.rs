@@ -2,7 +2,7 @@
 //! It does not know how they are shown to a registry, and writes nothing.
 
 use crate::config::Places;
-use crate::{RegistryError, helper};
+use crate::{RegistryError, keychain};
 use base64::Engine as _;
 use kiln_oci::DEFAULT_REGISTRY;
 use serde::Deserialize;
@@ -108,7 +108,7 @@ pub(crate) async fn find(seeker: Seeker<'_>, time: Duration) -> Result<Found, Re
         is_of_repository |= config.auths.keys().any(|key| is_scoped(key, registry));
         let found = |credentials, source| Ok(Found { credentials, source, is_of_repository });
         if let Some(helper) = config.helper(registry) {
-            match helper::get(&helper, key(registry), time).await {
+            match keychain::get(&helper, key(registry), time).await {
                 Ok(Some(credentials)) => return found(credentials, Source::Helper { helper, file }),
                 Ok(None) => {}
                 Err(reason) => {

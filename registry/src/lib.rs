@@ -10,10 +10,11 @@ mod credentials;
 mod endpoints;
 mod error;
 mod examine;
-mod helper;
+
 mod host;
 mod json_text;
 mod keeping;
+mod keychain;
 mod login;
 mod origin;
 mod patience;

@@ -7,7 +7,7 @@ use crate::host::{Host, Lane};
 use crate::request::{Request, Target};
 use crate::token::Scope;
 use crate::transport::Payload;
-use crate::{RegistryError, helper, json_text, keeping};
+use crate::{RegistryError, json_text, keeping, keychain};
 use base64::Engine as _;
 use kiln_oci::Reference;
 use reqwest::Method;
@@ -70,7 +70,7 @@ impl Client {
         let hidden_by = self.text_names(registry)?;
         if let Some(helper) = config.helper(registry) {
             let time = self.transport().patience.idle;
-            helper::store(&helper, key(registry), (username, password), time)
+            keychain::store(&helper, key(registry), (username, password), time)
                 .await
                 .map_err(|reason| self.helper_failed(&helper, file, reason))?;
             let kept_by = format!("{helper}, which {} names", file.display());
@@ -91,7 +91,7 @@ impl Client {
             };
             for host in &hosts {
                 let Some(helper) = config.helper(host) else { continue };
-                match helper::erase(&helper, key(host), self.transport().patience.idle).await {
+                match keychain::erase(&helper, key(host), self.transport().patience.idle).await {
                     Ok(true) => done.add(format!("{helper}, which {} names", file.display())),
                     Ok(false) => {}
                     Err(reason) => done.failures.push(self.helper_failed(&helper, &file, reason)),

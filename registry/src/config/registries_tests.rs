@@ -1,3 +1,5 @@
+//! Claims about `registries.conf`, file by file and name by name.
+
 use super::*;
 
 fn read_text(text: &str) -> Registries {
