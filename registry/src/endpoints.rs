@@ -67,8 +67,8 @@ impl Client {
         host.wires().iter().find(own).copied().unwrap_or_else(|| self.transport().wire_for(url))
     }
 
-    /// Whether wrong bytes came from a mirror, which is not asked any more.
-    pub(crate) fn is_of_mirror(&self, reference: &Reference, error: &RegistryError) -> bool {
+    /// Whether wrong bytes came from a mirror, which is not asked any more: then another place may have the right ones.
+    pub fn may_be_elsewhere(&self, reference: &Reference, error: &RegistryError) -> bool {
         let RegistryError::Content { host, .. } = error else { return false };
         let is_it = |e: &Endpoint| e.is_mirror && e.host == *host && self.host_of(e).has_failed();
         self.route(reference).is_ok_and(|route| route.endpoints.iter().any(is_it))

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// Nothing answered, or the connection broke too often.
-    #[error("the registry {host} cannot be reached: {}", chain(source))]
+    #[error("the registry {host} cannot be reached{}: {}", through(via), chain(source))]
     Unreachable {
         /// The host.
         host: String,
+        /// The proxy on the way, without its password, and the variable that names it.
+        via: Option<String>,
         /// Why.
         source: reqwest::Error,
     },
@@ -269,6 +271,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+fn through(via: &Option<String>) -> String {
+    via.as_ref().map_or_else(String::new, |via| format!(" through the proxy {via}"))
 }
 
 fn to(repository: &str) -> String {

@@ -46,7 +46,7 @@ impl Client {
             match self.pull_blob(repository, descriptor, &mut keep).await {
                 Ok(()) => return Ok(bytes),
                 // What another place has may be right.
-                Err(error) if tries < PLACES_MAX && self.is_of_mirror(repository, &error) => {}
+                Err(error) if tries < PLACES_MAX && self.may_be_elsewhere(repository, &error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -122,7 +122,7 @@ struct Pull<'a> {
     descriptor: &'a Descriptor,
     hasher: Hasher,
     received: u64,
-    /// Who sent the last of them.
+    /// Who sent them, or the part that is in doubt.
     from: Option<Arc<Host>>,
 }
 
@@ -139,7 +139,10 @@ impl Pull<'_> {
             request.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
         let answer = self.client.send_any(self.repository, &request).await?;
-        self.from = Some(Arc::clone(answer.registry()));
+        // What a mirror that failed has sent may be wrong, whoever sends the rest.
+        if !self.from.as_ref().is_some_and(|from| from.has_failed() && self.received > 0) {
+            self.from = Some(Arc::clone(answer.registry()));
+        }
         // What a server sends again that does not know ranges.
         let skip = match answer.status() {
             200 => from,
@@ -192,18 +195,16 @@ impl Pull<'_> {
 
     fn finish(self) -> Result<(), RegistryError> {
         let (want, got) = (self.descriptor.digest, self.hasher.clone().finish());
-        if want == got {
-            return Ok(());
-        }
-        if let Some(host) = &self.from {
-            host.fail();
-        }
-        Err(self.mismatch(Mismatch::Digest { want, got }))
+        if want == got { Ok(()) } else { Err(self.mismatch(Mismatch::Digest { want, got })) }
     }
 
     fn mismatch(&self, mismatch: Mismatch) -> RegistryError {
         let host = match &self.from {
-            Some(host) => host.registry.clone(),
+            Some(host) => {
+                // What another place has may be right.
+                host.fail();
+                host.registry.clone()
+            }
             None => self.repository.registry().to_owned(),
         };
         RegistryError::Content { host, what: self.descriptor.digest.to_string(), mismatch }

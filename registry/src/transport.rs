@@ -1,7 +1,7 @@
 //! One HTTP request and the head of its answer: connections, TLS, time-outs.
 //! It does not know registries: no redirects, no retries, no credentials.
 
-use crate::config::{Places, Trust};
+use crate::config::{Places, Trust, proxy_of};
 use crate::error::chain;
 use crate::origin::{api_host, authority, is_loopback};
 use crate::{Patience, RegistryError};
@@ -161,7 +161,7 @@ impl Transport {
         }
         match tls_cause(&source) {
             Some(cause) => tls_failure(host, cause),
-            None => RegistryError::Unreachable { host: host.to_owned(), source },
+            None => RegistryError::Unreachable { host: host.to_owned(), via: proxy_to(host), source },
         }
     }
 
@@ -240,6 +240,13 @@ fn tls_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
         next = error.source();
     }
     None
+}
+
+/// The proxy on the way to a host, for a message.
+fn proxy_to(host: &str) -> Option<String> {
+    let address = |scheme| Url::parse(&format!("{scheme}://{host}/")).ok();
+    let proxy = ["https", "http"].into_iter().filter_map(address).find_map(|url| proxy_of(&url))?;
+    Some(format!("{} ({})", proxy.address, proxy.variable))
 }
 
 fn tls_failure(host: &str, cause: &rustls::Error) -> RegistryError {

@@ -5,7 +5,7 @@ use super::NONE;
 use kiln_oci::{Digest, MediaType};
 use kiln_tests::{
     BASIC_PASSWORD, BASIC_USER, BaseImage, Certificates, Door, FakeRegistry, Proxy, Registry, Reply,
-    TestContext, closed_port,
+    TestContext, closed_port, request,
 };
 
 const AUTH: &str = "cG90dGVyOm9wZW4tc2VzYW1l";
@@ -107,6 +107,52 @@ fn a_mirror_that_sends_another_image_than_its_digest_is_passed_over() {
         );
         on(&format!("r.test/base@{digest}"), &conf).image(NONE).file_is("/built", "built\n");
         assert!(!lying.requests().is_empty());
+    }
+}
+
+/// A mirror that passes an image on, but spoils what is behind `/blobs/`.
+fn spoiling(origin: &Registry, spoil: fn(&mut Vec<u8>)) -> FakeRegistry {
+    let address = origin.address().to_owned();
+    FakeRegistry::start(move |method, target| {
+        let target = target.replace("/v2/", "/v2/library/");
+        let accept = MediaType::OciManifest.to_string();
+        let answer = request(&address, method, &target, &[("Accept", &accept)], b"").expect("an answer");
+        let mut body = answer.body.clone();
+        if target.contains("/blobs/") {
+            spoil(&mut body);
+        }
+        let mut reply = Reply::new(answer.status, body);
+        for name in ["Content-Type", "Docker-Content-Digest"] {
+            if let Some(value) = answer.header(&name.to_lowercase()) {
+                reply = reply.header(name, value);
+            }
+        }
+        reply
+    })
+}
+
+#[test]
+fn a_mirror_that_sends_wrong_or_too_few_bytes_does_not_end_a_build() {
+    let origin = with_base();
+    let spoilers: [fn(&mut Vec<u8>); 4] = [
+        |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        },
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes.extend_from_slice(b"more"),
+        |bytes| *bytes = b"something else".to_vec(),
+    ];
+    for spoil in spoilers {
+        let mirror = spoiling(&origin, spoil);
+        let conf = format!(
+            "[[registry]]\nprefix = 'r.test'\nlocation = '{}/library'\n[[registry.mirror]]\nlocation = '{}'\n",
+            origin.address(),
+            mirror.address()
+        );
+        on("r.test/base:1", &conf).image(NONE).file_is("/built", "built\n");
+        let asked = mirror.requests();
+        assert!(asked.iter().any(|r| r.contains("/blobs/")), "the mirror was used: {asked:?}");
     }
 }
 
@@ -278,6 +324,8 @@ fn a_registry_is_reached_through_a_proxy_with_a_password() {
         let said = context.kiln(check).env(variable, &address).run().success().stdout_text();
         assert!(said.contains(&format!("http://{} ({variable})", proxy.host())), "{said}");
         let wrong = context.kiln(check).env(variable, proxy.address("not-the-secret")).run().fails_with(3);
+        let words = format!("cannot be reached through the proxy http://{} ({variable})", proxy.host());
+        assert!(wrong.stdout_text().contains(&words), "{wrong}");
         for text in [said, wrong.stdout_text(), wrong.stderr] {
             assert!(!text.contains(Proxy::PASSWORD) && !text.contains("not-the-secret"), "{text}");
         }

@@ -1,7 +1,12 @@
 //! `kiln login`, `kiln logout`, and where credentials come from.
 
-use kiln_tests::{BASIC_PASSWORD, BASIC_USER, BaseImage, Door, Finished, Invocation, Registry, TestContext};
+use kiln_tests::{
+    BASIC_PASSWORD, BASIC_USER, BaseImage, Door, FakeRegistry, Finished, Invocation, Registry, Reply,
+    TestContext,
+};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 const AUTH: &str = "cG90dGVyOm9wZW4tc2VzYW1l";
 const WRONG: &str = "not-open-at-all";
@@ -73,6 +78,40 @@ fn only_a_password_that_the_registry_takes_is_kept() {
     assert_eq!(config(&context), before);
     context.kiln(["logout", registry.address()]).run().success().says("not logged in");
     pull(&context, &registry).run().fails_with(3);
+}
+
+/// A registry with a token server, which gives a token only where `takes` says so.
+fn with_tokens(takes: bool) -> FakeRegistry {
+    let address = Arc::new(OnceLock::<String>::new());
+    let (own, asked) = (address.clone(), AtomicBool::new(false));
+    let fake = FakeRegistry::start(move |_, target| {
+        if target.starts_with("/token") {
+            asked.store(true, Ordering::Relaxed);
+            return if takes { Reply::new(200, "{\"token\":\"good\"}") } else { Reply::new(401, "{}") };
+        }
+        if asked.load(Ordering::Relaxed) {
+            return Reply::new(200, "{}");
+        }
+        let realm = own.get().map_or("", String::as_str);
+        let challenge = format!("Bearer realm=\"http://{realm}/token\",service=\"s\"");
+        Reply::new(401, "{}").header("WWW-Authenticate", challenge)
+    });
+    address.set(fake.address().to_owned()).expect("once");
+    fake
+}
+
+#[test]
+fn a_token_server_says_whether_a_password_is_right() {
+    let context = TestContext::new();
+    let taking = with_tokens(true);
+    login(&context, taking.address(), BASIC_PASSWORD).run().success();
+    assert_eq!(taking.authorizations(), [format!("Basic {AUTH}"), "Bearer good".to_owned()]);
+    assert!(config(&context).contains(taking.address()) && config(&context).contains(AUTH));
+    let refusing = with_tokens(false);
+    tells_no_secret(
+        &login(&context, refusing.address(), BASIC_PASSWORD).run().fails_with(3).says("refuses access"),
+    );
+    assert!(!config(&context).contains(refusing.address()));
 }
 
 #[test]
