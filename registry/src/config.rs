@@ -101,6 +101,10 @@ pub(crate) struct Config {
 impl Config {
     /// Reads the files that are for all registries. Those of one registry are read when it is asked for.
     pub(crate) fn read(places: &Places) -> Result<Config, RegistryError> {
+        let main = places.registries_files.first().filter(|_| places.are_registries_named);
+        if let Some(missing) = main.filter(|file| !file.exists()) {
+            return Err(wrong(missing, 1, "it is not there, and $CONTAINERS_REGISTRIES_CONF names it"));
+        }
         Ok(Config {
             registries: Registries::read(&places.registries_files)?,
             buildkit: buildkitd::Buildkitd::read(&places.buildkitd_files)?,
@@ -157,4 +161,57 @@ fn split_name(name: &str) -> Option<(&str, &str)> {
 /// A mistake in a file.
 fn wrong(file: &Path, line: usize, reason: impl Into<String>) -> RegistryError {
     RegistryError::Config { at: FileLine { file: file.to_owned(), line }, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(conf: &str) -> (Config, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("registries.conf");
+        std::fs::write(&file, conf).expect("written");
+        let places = Places { registries_files: vec![file], ..Places::default() };
+        (Config::read(&places).expect("no mistake"), folder)
+    }
+
+    #[test]
+    fn what_is_pulled_from_elsewhere_is_pushed_to_the_registry_of_its_name() {
+        let conf = "[[registry]]\nprefix='a.io'\nlocation='b.io/a'\ninsecure=true\n[[registry]]\nlocation='c.io'\ninsecure=true\n";
+        let (config, _folder) = config(conf);
+        for (name, want) in [
+            ("a.io/x", ("a.io", "x", Security::Usual)),
+            ("c.io/x", ("c.io", "x", Security::Insecure)),
+            ("d.io/x", ("d.io", "x", Security::Usual)),
+        ] {
+            let (to, _) = config.push_endpoint(&name.parse().expect("a name")).expect("a place");
+            assert_eq!((to.host.as_str(), to.repository.as_str(), to.security), want);
+        }
+    }
+
+    #[test]
+    fn the_first_family_of_files_that_names_a_registry_decides() {
+        let (mut config, folder) = config("[[registry]]\nprefix='a.io'\nlocation='first.io'\n");
+        for host in ["a.io", "b.io"] {
+            std::fs::create_dir(folder.path().join(host)).expect("a folder");
+            std::fs::write(folder.path().join(host).join("hosts.toml"), "server='second.io'\n")
+                .expect("written");
+        }
+        config.places.containerd_folders = vec![folder.path().to_owned()];
+        for (name, want) in [("a.io/x", "first.io"), ("b.io/x", "second.io"), ("c.io/x", "c.io")] {
+            let route = config.route(&name.parse().expect("a name")).expect("no mistake");
+            assert_eq!(route.endpoints.last().map(|e| e.host.as_str()), Some(want));
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_user_names_has_to_be_there() {
+        let missing = Places {
+            registries_files: vec![PathBuf::from("/nonexistent/r.conf")],
+            are_registries_named: true,
+            ..Places::default()
+        };
+        assert!(Config::read(&missing).is_err());
+        assert!(Config::read(&Places { are_registries_named: false, ..missing }).is_ok());
+    }
 }

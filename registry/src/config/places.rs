@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Places {
     /// `registries.conf` and the files beside it that add to it; what comes later counts more.
     pub registries_files: Vec<PathBuf>,
+    /// Whether the user named the first of them, which then has to be there.
+    pub are_registries_named: bool,
     /// Folders with a folder for each host, which holds certificates.
     pub certificate_folders: Vec<PathBuf>,
     /// Folders with a folder for each host, which holds containerd's `hosts.toml`.
@@ -48,6 +50,7 @@ impl Places {
         let both = |name: &str| of_user(name).into_iter().chain([Path::new("/etc").join(name)]);
         let runtime = path("XDG_RUNTIME_DIR").map(|folder| folder.join("containers/auth.json"));
         Places {
+            are_registries_named: path("CONTAINERS_REGISTRIES_CONF").is_some(),
             registries_files: registries_files(path("CONTAINERS_REGISTRIES_CONF"), of_user("containers")),
             certificate_folders: both("containers/certs.d").chain(both("docker/certs.d")).collect(),
             containerd_folders: both("containerd/certs.d").collect(),

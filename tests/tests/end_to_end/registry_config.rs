@@ -220,6 +220,8 @@ fn a_blocked_registry_is_refused_with_file_and_line() {
 fn a_mistake_in_a_file_is_told_with_its_line() {
     let context = on("r.test/x", "[[registry]]\nlocation = 'https://r.test'\n");
     context.kiln(["pull", "r.test/x"]).run().fails_with(3).says("registries.conf:2: ").says("scheme");
+    let missing = context.kiln(["pull", "r.test/x"]).env("CONTAINERS_REGISTRIES_CONF", "/nonexistent/r.conf");
+    missing.run().fails_with(3).says("/nonexistent/r.conf").says("is not there");
 }
 
 #[test]
@@ -280,6 +282,8 @@ fn a_client_appears_with_the_certificate_of_the_host() {
     context.build(["--push", "-t", &registry.reference("app:1")]).success();
     std::fs::remove_file(folder.join("client.key")).expect("removed");
     context.kiln(["pull", &registry.reference("app:1")]).run().fails_with(3).says("client.key is missing");
+    let check = context.kiln(["registry", "check", &registry.reference("app:1")]).run().fails_with(3);
+    assert!(check.stdout_text().contains("client.key is missing"), "{check}");
 }
 
 #[test]
