@@ -4,7 +4,9 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
+use crate::login::{LoginArgs, LogoutArgs};
 use crate::patience::PatienceArgs;
+use crate::registry::RegistryCommand;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
@@ -21,6 +23,9 @@ pub(crate) struct Args {
     pub store_max: Option<String>,
     #[command(flatten)]
     pub patience: PatienceArgs,
+    /// The file with credentials, and no other [default: $REGISTRY_AUTH_FILE, else several: docs/registries.md]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -59,6 +64,15 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Look for damage in the store
     Fsck(FsckArgs),
+    /// Check credentials for a registry, and keep them
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
+    /// Show how registries are reached
+    Registry {
+        #[command(subcommand)]
+        what: RegistryCommand,
+    },
     /// Show what kiln makes of a Dockerfile before it builds
     Debug {
         #[command(subcommand)]

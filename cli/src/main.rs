@@ -16,10 +16,13 @@ mod fsck;
 mod images;
 mod interrupt;
 mod lock;
+mod login;
 mod outputs;
 mod patience;
 mod plain;
+mod prompt;
 mod prune;
+mod registry;
 mod render;
 mod report;
 mod sizes;
@@ -59,10 +62,15 @@ fn run(args: Args) -> Result<(), CommandError> {
     let root = store_root(args.root)?;
     let max = store_max(args.store_max, &root)?;
     let patience = args.patience.patience()?;
-    let open = |insecure: &[String]| {
+    let authfile = args.authfile;
+    let registries = |insecure: &[String]| {
         let (insecure_registries, patience) = (insecure.to_vec(), patience.clone());
-        let options = RegistryOptions { insecure_registries, patience, ..RegistryOptions::from_env() };
-        Worker::open(&root, options, &cancel).map(|worker| worker.with_store_max(max))
+        let mut options = RegistryOptions { insecure_registries, patience, ..RegistryOptions::from_env() };
+        options.places.auth_file = authfile.clone().or(options.places.auth_file);
+        options
+    };
+    let open = |insecure: &[String]| {
+        Worker::open(&root, registries(insecure), &cancel).map(|worker| worker.with_store_max(max))
     };
     match args.command {
         Command::Build(args) => build::run(args.settled()?, open, &cancel),
@@ -78,6 +86,9 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Du(args) => du::run(&open(&[])?, &args),
         Command::Prune(args) => prune::run(&open(&[])?, &args),
         Command::Fsck(args) => fsck::run(|| open(&[]), &root, &args),
+        Command::Login(args) => login::log_in(&args, registries, &cancel),
+        Command::Logout(args) => login::log_out(&args, registries(&[])),
+        Command::Registry { what } => registry::run(what, registries),
         Command::Debug { what } => debug::run(what, open),
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::answer::Answer;
 use crate::client::Client;
-use crate::host::Lane;
+use crate::host::{Host, Lane};
 use crate::patience::Retry;
 use crate::request::Request;
 use crate::token::Scope;
@@ -13,11 +13,14 @@ use reqwest::Method;
 use reqwest::header::{HeaderValue, RANGE};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 /// A transfer that breaks off more often than this is given up, however much each part brought.
 const PARTS_MAX: u32 = 64;
+/// So many mirrors may send wrong bytes for one small blob.
+const PLACES_MAX: u32 = 8;
 /// What is asked for at once of a large blob; such pieces are held in memory until it is their turn.
 const PIECE_BYTES: u64 = 8 << 20;
 /// A blob of which several pieces are fetched at once has at least so many of them.
@@ -42,13 +45,21 @@ impl Client {
                 max: max_bytes,
             });
         }
-        let mut bytes = Vec::new();
-        let mut keep = |part: &[u8]| {
-            bytes.extend_from_slice(part);
-            Ok(())
-        };
-        self.pull_blob(repository, descriptor, &mut keep).await?;
-        Ok(bytes)
+        let mut tries = 0;
+        loop {
+            let mut bytes = Vec::new();
+            let mut keep = |part: &[u8]| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            };
+            tries += 1;
+            match self.pull_blob(repository, descriptor, &mut keep).await {
+                Ok(()) => return Ok(bytes),
+                // What another place has may be right.
+                Err(error) if tries < PLACES_MAX && self.may_be_elsewhere(repository, &error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Hands a blob's bytes to `on_bytes`, in order and each once, while they arrive. What was handed
@@ -76,11 +87,12 @@ impl Client {
 
     /// Whether the repository has the blob.
     pub async fn has_blob(&self, repository: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
-        let scope = Scope::pull(repository.repository());
-        self.has_blob_in(repository, digest, scope).await
+        let name = repository.repository();
+        let request = Request::new(Method::HEAD, name, &format!("blobs/{digest}"), Scope::pull(name));
+        has(self.send_any(repository, &request).await?).await
     }
 
-    /// The same, with a token that is good for more.
+    /// The same of the registry itself, with a token that is good for more.
     pub(crate) async fn has_blob_in(
         &self,
         repository: &Reference,
@@ -89,12 +101,15 @@ impl Client {
     ) -> Result<bool, RegistryError> {
         let rest = format!("blobs/{digest}");
         let request = Request::new(Method::HEAD, repository.repository(), &rest, scope);
-        let answer = self.send(&self.host(repository), &request).await?;
-        match answer.status() {
-            200 => Ok(true),
-            404 => Ok(false),
-            _ => Err(answer.into_error().await),
-        }
+        has(self.send(&self.host(repository)?, &request).await?).await
+    }
+}
+
+async fn has(answer: Answer) -> Result<bool, RegistryError> {
+    match answer.status() {
+        200 => Ok(true),
+        404 => Ok(false),
+        _ => Err(answer.into_error().await),
     }
 }
 
@@ -110,6 +125,8 @@ struct Part {
     end: u64,
     /// Whether the caller has a turn at the host for it already.
     has_turn: bool,
+    /// Who sent what there is, or the part of it that is in doubt.
+    from: Option<Arc<Host>>,
 }
 
 /// An answer with bytes of a blob, of which the first are known if the server takes no ranges.
@@ -128,16 +145,17 @@ impl Part {
     /// All of a blob.
     fn of(client: &Client, repository: &Reference, descriptor: &Descriptor) -> Part {
         let (client, repository, descriptor) = (client.clone(), repository.clone(), descriptor.clone());
-        Part { client, repository, at: 0, end: descriptor.size, descriptor, has_turn: false }
+        Part { client, repository, at: 0, end: descriptor.size, descriptor, has_turn: false, from: None }
     }
 
     /// Fetches the beginning of a large blob, several pieces at once, for as long as the host has free turns.
     /// What is left is for one request; its answer is given if it is there already.
     async fn take_pieces(&mut self, on_bytes: &mut OnBytes<'_>) -> Result<Option<Begun>, RegistryError> {
-        let host = self.client.host(&self.repository);
         if self.end / PIECE_BYTES < PIECES_MIN {
             return Ok(None);
         }
+        // The registry's turns count, also for what a mirror sends in its place.
+        let Ok(host) = self.client.host(&self.repository) else { return Ok(None) };
         let (Some(turn), Some(second)) = (host.free_turn(), host.free_turn()) else { return Ok(None) };
         drop(second);
         let mut first = Part { end: PIECE_BYTES, has_turn: true, ..self.clone() };
@@ -171,6 +189,7 @@ impl Part {
             while let Some((part, bytes, _turn)) = arrived.remove(&self.at) {
                 on_bytes(&bytes).map_err(|source| self.not_stored(source))?;
                 self.at = part.end;
+                self.sent_by(part.from);
             }
             if is_alone {
                 return Ok(None);
@@ -224,7 +243,7 @@ impl Part {
     }
 
     /// Asks for all that is still missing.
-    async fn ask(&self) -> Result<Begun, RegistryError> {
+    async fn ask(&mut self) -> Result<Begun, RegistryError> {
         let (from, size) = (self.at, self.descriptor.size);
         let name = self.repository.repository();
         let rest = format!("blobs/{}", self.descriptor.digest);
@@ -235,10 +254,16 @@ impl Part {
             let range = HeaderValue::from_str(&format!("bytes={from}-{last}"));
             request.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
-        let answer = self.client.send(&self.client.host(&self.repository), &request).await?;
+        let answer = self.client.send_any(&self.repository, &request).await?;
+        self.sent_by(Some(Arc::clone(answer.registry())));
         // What a server sends again that does not know ranges.
         let skip = match answer.status() {
-            200 if from > 0 && self.has_turn => return Err(self.mismatch(Mismatch::Range { want: from })),
+            // Nothing is wrong with it, and all of it is asked for in another way.
+            200 if from > 0 && self.has_turn => {
+                let what = self.descriptor.digest.to_string();
+                let mismatch = Mismatch::Range { want: from };
+                return Err(RegistryError::Content { host: answer.host(), what, mismatch });
+            }
             200 => from,
             206 => match answer.header("content-range").and_then(content_range) {
                 Some((start, all)) if start == from && all.is_none_or(|all| all == size) => 0,
@@ -248,7 +273,7 @@ impl Part {
                 _ => return Err(self.mismatch(Mismatch::Range { want: from })),
             },
             404 => {
-                return Err(self.client.not_found(&self.repository, self.descriptor.digest.to_string()));
+                return Err(answer.not_found(self.descriptor.digest.to_string()));
             }
             416 if from > 0 => return Err(self.mismatch(Mismatch::Size { want: size, got: from })),
             _ => return Err(answer.into_error().await),
@@ -257,6 +282,13 @@ impl Part {
             return Err(self.mismatch(Mismatch::Longer { want: size }));
         }
         Ok(Begun { answer, skip, turn: None })
+    }
+
+    /// Notes who sent bytes. What a mirror that failed has sent may be wrong, whoever sends the rest.
+    fn sent_by(&mut self, host: Option<Arc<Host>>) {
+        if !self.from.as_ref().is_some_and(|from| from.has_failed() && self.at > 0) {
+            self.from = host;
+        }
     }
 
     /// Hands the bytes of an answer over, without those that are known.
@@ -293,7 +325,14 @@ impl Part {
     }
 
     fn mismatch(&self, mismatch: Mismatch) -> RegistryError {
-        let host = self.repository.registry().to_owned();
+        let host = match &self.from {
+            Some(host) => {
+                // What another place has may be right.
+                host.fail();
+                host.registry.clone()
+            }
+            None => self.repository.registry().to_owned(),
+        };
         RegistryError::Content { host, what: self.descriptor.digest.to_string(), mismatch }
     }
 }

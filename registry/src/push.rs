@@ -79,7 +79,7 @@ impl Client {
             sources.filter(|from| *from != own && is_repository(from)).take(MOUNTS_MAX).collect();
         // One token for all that is to come. A token server that refuses some of it may give less.
         let scope = sources.iter().fold(Scope::push(own), |all, from| all.and(Scope::pull(from)));
-        let mut push = Push { client: self, host: self.host(repository), repository, descriptor, scope };
+        let mut push = Push { client: self, host: self.host(repository)?, repository, descriptor, scope };
         let exists = match push.exists().await {
             Err(RegistryError::Unauthorized { .. }) if !sources.is_empty() => {
                 push.scope = Scope::push(own);
@@ -127,7 +127,7 @@ impl Client {
         let mut request =
             Request::new(Method::PUT, repository, &rest, Scope::push(repository)).header(CONTENT_TYPE, kind);
         request.payload = Payload::Bytes(bytes);
-        let answer = self.send(&self.host(reference), &request).await?;
+        let answer = self.send(&self.host(reference)?, &request).await?;
         if !matches!(answer.status(), 200 | 201 | 202 | 204) {
             return Err(answer.into_error().await);
         }

@@ -101,35 +101,9 @@ impl Client {
         }
     }
 
-    /// The same, with the whole body of a 200, of at most `max` bytes. One that breaks off is asked for again.
-    pub(crate) async fn send_for_body(
-        &self,
-        host: &Arc<Host>,
-        request: &Request<'_>,
-        max: u64,
-    ) -> Result<(Answer, Option<Vec<u8>>), RegistryError> {
-        let mut retry = Retry::default();
-        loop {
-            let mut answer = self.send(host, request).await?;
-            if answer.status() != 200 {
-                return Ok((answer, None));
-            }
-            match answer.body(max).await {
-                Ok(body) => return Ok((answer, Some(body))),
-                Err(error) if error.is_transient() => {
-                    drop(answer);
-                    if !retry.pause(&self.transport().patience, None).await {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Once, or twice if the registry wants to know who asks.
     async fn attempt(&self, host: &Arc<Host>, request: &Request<'_>) -> Result<Attempt, RegistryError> {
-        let used = host.auth.known(&request.scope).await;
+        let used = host.auth.known(&request.repository, &request.scope).await;
         let (url, response) = self.follow(host, request, used.as_ref()).await?;
         let first = Attempt { url, response, is_renewed: false };
         let Some(base) = host.known_base() else { return Ok(first) };
@@ -141,9 +115,11 @@ impl Client {
             lines.filter_map(|line| line.to_str().ok()).flat_map(Challenge::parse_all).collect();
         let asker = Asker {
             transport: self.transport(),
+            places: self.places(),
             docker_config: self.docker_config(),
             registry: &host.registry,
-            base: &base,
+            repository: &request.repository,
+            base: (&base, self.wire_to(host, &base)),
         };
         match host.auth.answer(&asker, &request.scope, &challenges, used.as_ref()).await? {
             // Who sends a file first finds out how much of it was taken.
@@ -168,15 +144,14 @@ impl Client {
         let (mut url, mut response) = match &request.target {
             Target::Api(path) => self.reach(host, request, path, credentials).await?,
             Target::Named(url) => {
-                self.step(host, request, self.transport().wire_for(url), url.clone(), credentials).await?
+                self.step(host, request, self.wire_to(host, url), url.clone(), credentials).await?
             }
         };
         for _ in 0..REDIRECTS_MAX {
             let Some(next) = redirected(&request.method, &url, &response)? else {
                 return Ok((url, response));
             };
-            (url, response) =
-                self.step(host, request, self.transport().wire_for(&next), next, credentials).await?;
+            (url, response) = self.step(host, request, self.wire_to(host, &next), next, credentials).await?;
         }
         match redirected(&request.method, &url, &response)? {
             None => Ok((url, response)),
@@ -221,7 +196,7 @@ impl Client {
             }
         }
         if let Some(answer) = first_answer
-            && !matches!(first_error, Some(RegistryError::Tls { .. }))
+            && !matches!(first_error, Some(RegistryError::Tls { .. } | RegistryError::Certificate { .. }))
         {
             return Ok(answer);
         }

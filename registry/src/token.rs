@@ -3,10 +3,10 @@
 use crate::challenge::Challenge;
 use crate::credentials::{Credentials, Found};
 use crate::error::{is_transient_status, printable};
-use crate::origin::{authority, realm_address};
+use crate::origin::{Origin, authority, realm_address};
 use crate::patience::Retry;
 use crate::request::told_to_wait;
-use crate::transport::{Outgoing, Payload, Transport, timed_out};
+use crate::transport::{Outgoing, Payload, Transport, Wire, timed_out};
 use crate::{RegistryError, answer};
 use base64::Engine as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -96,28 +96,30 @@ pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
 /// only if it may see the registry's credentials.
 pub(crate) async fn fetch(
     transport: &Transport,
-    (registry, base): (&str, &Url),
+    (registry, (base, wire)): (&str, (&Url, Wire)),
     challenge: &Challenge,
     scope: &Scope,
     found: &Found,
 ) -> Result<Token, RegistryError> {
     let realm = realm_address(base, challenge.parameter("realm").unwrap_or_default())?;
+    // The registry itself is reached as it is told; another host as all are.
+    let wire = if Origin::of(&realm) == Origin::of(base) { wire } else { transport.wire_for(&realm) };
     let service = challenge.parameter("service");
     let told = match &found.credentials {
         Credentials::IdentityToken { username, token } => {
-            let told = ask(transport, || post(&realm, service, scope, token)).await?;
+            let told = ask((transport, wire), || post(&realm, service, scope, token)).await?;
             // Servers from before OAuth2 know only GET.
             if matches!(told.0, 401 | 404 | 405) && !username.is_empty() {
-                ask(transport, || get(&realm, service, scope, basic(username, token))).await?
+                ask((transport, wire), || get(&realm, service, scope, basic(username, token))).await?
             } else {
                 told
             }
         }
         Credentials::Basic { username, password } => {
-            ask(transport, || get(&realm, service, scope, basic(username, password))).await?
+            ask((transport, wire), || get(&realm, service, scope, basic(username, password))).await?
         }
         Credentials::Anonymous | Credentials::RegistryToken(_) => {
-            ask(transport, || get(&realm, service, scope, None)).await?
+            ask((transport, wire), || get(&realm, service, scope, None)).await?
         }
     };
     read(&realm, told, scope, found, registry)
@@ -127,7 +129,7 @@ pub(crate) async fn fetch(
 type Told = (u16, Vec<u8>);
 
 async fn ask<'a>(
-    transport: &Transport,
+    (transport, wire): (&Transport, Wire),
     request: impl Fn() -> (Outgoing<'a>, Vec<u8>),
 ) -> Result<Told, RegistryError> {
     let mut retry = Retry::default();
@@ -136,7 +138,7 @@ async fn ask<'a>(
         if !form.is_empty() {
             outgoing.payload = Payload::Bytes(&form);
         }
-        let (outcome, wait) = told(transport, outgoing).await;
+        let (outcome, wait) = told((transport, wire), outgoing).await;
         let again = match &outcome {
             Ok((status, _)) => is_transient_status(*status),
             Err(error) => error.is_transient(),
@@ -149,11 +151,11 @@ async fn ask<'a>(
 
 /// One question to a token server, with its answer's body, and what it says about when to ask again.
 async fn told(
-    transport: &Transport,
+    (transport, wire): (&Transport, Wire),
     outgoing: Outgoing<'_>,
 ) -> (Result<Told, RegistryError>, Option<Duration>) {
     let host = authority(&outgoing.url);
-    let mut response = match transport.exchange(transport.wire_for(&outgoing.url), outgoing).await {
+    let mut response = match transport.exchange(wire, outgoing).await {
         Ok(response) => response,
         Err(error) => return (Err(error), None),
     };
@@ -225,7 +227,7 @@ fn read(
     let host = authority(realm);
     if matches!(status, 401 | 403) {
         let message = answer::message(&body);
-        let hint = format!("asked at {host}; {}", found.hint(registry));
+        let hint = format!("asked at {host}; {}", found.source.hint(registry));
         return Err(RegistryError::Unauthorized {
             host: registry.to_owned(),
             repository: scope.repositories(),
