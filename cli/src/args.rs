@@ -5,6 +5,7 @@ use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
 use crate::login::{LoginArgs, LogoutArgs};
+use crate::patience::PatienceArgs;
 use crate::registry::RegistryCommand;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
@@ -20,6 +21,8 @@ pub(crate) struct Args {
     /// What the store may take, as 10GiB; the least worth goes [default: $KILN_STORE_MAX, else the store's settings.json, else no limit]
     #[arg(long, global = true, value_name = "SIZE")]
     pub store_max: Option<String>,
+    #[command(flatten)]
+    pub patience: PatienceArgs,
     /// The file with credentials, and no other [default: $REGISTRY_AUTH_FILE, else several: docs/registries.md]
     #[arg(long, global = true, value_name = "FILE")]
     pub authfile: Option<PathBuf>,

@@ -18,6 +18,7 @@ mod interrupt;
 mod lock;
 mod login;
 mod outputs;
+mod patience;
 mod plain;
 mod prompt;
 mod prune;
@@ -60,10 +61,11 @@ fn run(args: Args) -> Result<(), CommandError> {
     let cancel = interrupt::watch()?;
     let root = store_root(args.root)?;
     let max = store_max(args.store_max, &root)?;
+    let patience = args.patience.patience()?;
     let authfile = args.authfile;
     let registries = |insecure: &[String]| {
-        let mut options =
-            RegistryOptions { insecure_registries: insecure.to_vec(), ..RegistryOptions::from_env() };
+        let (insecure_registries, patience) = (insecure.to_vec(), patience.clone());
+        let mut options = RegistryOptions { insecure_registries, patience, ..RegistryOptions::from_env() };
         options.places.auth_file = authfile.clone().or(options.places.auth_file);
         options
     };

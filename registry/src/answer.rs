@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::error::printable;
 use crate::host::Host;
 use crate::origin::{Origin, authority, named_address};
-use crate::request::{Request, told_to_wait};
+use crate::request::{Attempt, Request, told_to_wait};
 use crate::transport::timed_out;
 use kiln_oci::{Digest, MediaType};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
@@ -26,6 +26,7 @@ pub(crate) struct Answer {
     repository: String,
     url: Url,
     response: Response,
+    is_renewed: bool,
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -34,12 +35,17 @@ impl Answer {
         client: Client,
         host: Arc<Host>,
         request: &Request<'_>,
-        url: Url,
-        response: Response,
+        attempt: Attempt,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Answer {
         let (method, repository) = (request.method.to_string(), request.repository.clone());
-        Answer { client, host, method, repository, url, response, _turn: turn }
+        let Attempt { url, response, is_renewed } = attempt;
+        Answer { client, host, method, repository, url, response, is_renewed, _turn: turn }
+    }
+
+    /// Whether it refuses credentials that were replaced meanwhile: the next request shows others.
+    pub(crate) fn is_renewed(&self) -> bool {
+        self.is_renewed
     }
 
     /// The registry that was asked.

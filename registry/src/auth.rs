@@ -100,7 +100,11 @@ impl Auth {
 
 impl State {
     fn known(&self, repository: &str, scope: &Scope) -> Option<HeaderValue> {
-        let token = || self.tokens.get(scope).filter(|t| t.until > Instant::now()).map(|t| &t.header);
+        let now = Instant::now();
+        // The token for just this, else one that is good for more.
+        let exact = self.tokens.get(scope).filter(|token| token.until > now);
+        let wider = || self.tokens.iter().find(|(have, token)| have.covers(scope) && token.until > now);
+        let token = || exact.or_else(|| Some(wider()?.1)).map(|token| &token.header);
         of(&self.fixed, repository).or_else(token).cloned()
     }
 

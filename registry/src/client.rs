@@ -3,7 +3,9 @@
 
 use crate::answer::Answer;
 use crate::config::{Config, Places};
+use crate::error::is_transient_status;
 use crate::host::Host;
+use crate::patience::Retry;
 use crate::request::Request;
 use crate::token::Scope;
 use crate::transport::Transport;
@@ -93,7 +95,7 @@ impl Client {
         if status == 404 {
             return Err(answer.not_found(reference.to_string()));
         }
-        if status == 401 {
+        if status == 401 || is_transient_status(status) {
             return Err(answer.into_error().await);
         }
         let kind = answer.media_type();
@@ -115,9 +117,17 @@ impl Client {
 
     /// The manifest or the index that the reference points to, verified against the digest.
     pub async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let mut retry = Retry::default();
         loop {
             let mut answer = self.ask_manifest(Method::GET, reference).await?;
             match self.document(reference, &mut answer).await {
+                // A body that broke off is asked for again.
+                Err(DocumentFailure::Content(error)) if error.is_transient() => {
+                    drop(answer);
+                    if !retry.pause(&self.transport().patience, None).await {
+                        return Err(error);
+                    }
+                }
                 Err(DocumentFailure::Status) => return Err(answer.into_error().await),
                 // What another place has may be right.
                 Err(DocumentFailure::Content(_)) if answer.fail() => {}

@@ -248,7 +248,8 @@ impl RegistryError {
 
 /// Whether an answer with this status may be another one a little later.
 pub(crate) fn is_transient_status(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+    // What a server cannot do (501, 505), has no room for (507) or wants a login page for (511) stays so.
+    matches!(status, 408 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505 | 507 | 511)
 }
 
 /// A text from outside, fit for a terminal: no control characters, not long.
@@ -304,7 +305,17 @@ mod tests {
             status,
             message: String::new(),
         };
-        assert!(status(429).is_transient() && status(503).is_transient());
-        assert!(!status(501).is_transient() && !status(404).is_transient());
+        for (code, want) in [
+            (408, true),
+            (429, true),
+            (500, true),
+            (503, true),
+            (522, true),
+            (404, false),
+            (501, false),
+            (507, false),
+        ] {
+            assert_eq!(status(code).is_transient(), want, "{code}");
+        }
     }
 }

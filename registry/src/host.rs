@@ -5,9 +5,11 @@ use crate::auth::Auth;
 use crate::config::{Endpoint, Security};
 use crate::origin::{api_host, is_loopback};
 use crate::transport::Wire;
+use crate::upload::Manners;
 use reqwest::Url;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const TRANSFERS_MAX: usize = 4;
@@ -18,6 +20,8 @@ const QUESTIONS_MAX: usize = 4;
 pub(crate) enum Lane {
     Question,
     Transfer,
+    /// Whoever sends it has a turn already.
+    Taken,
 }
 
 /// A registry, as references name it.
@@ -25,6 +29,7 @@ pub(crate) enum Lane {
 pub(crate) struct Host {
     pub(crate) registry: String,
     pub(crate) auth: Auth,
+    pub(crate) manners: Manners,
     path: String,
     is_mirror: bool,
     has_failed: AtomicBool,
@@ -32,6 +37,7 @@ pub(crate) struct Host {
     chosen: OnceLock<Wire>,
     transfers: Arc<Semaphore>,
     questions: Arc<Semaphore>,
+    quiet_until: Mutex<Option<Instant>>,
 }
 
 impl Host {
@@ -50,6 +56,7 @@ impl Host {
         Host {
             registry: registry.to_owned(),
             auth: Auth::default(),
+            manners: Manners::default(),
             path: endpoint.path.clone(),
             is_mirror: endpoint.is_mirror,
             has_failed: AtomicBool::new(false),
@@ -57,6 +64,7 @@ impl Host {
             chosen: OnceLock::new(),
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            quiet_until: Mutex::default(),
         }
     }
 
@@ -65,6 +73,8 @@ impl Host {
         Host {
             registry: other.registry.clone(),
             auth,
+            manners: Manners::default(),
+            quiet_until: Mutex::default(),
             path: other.path.clone(),
             is_mirror: other.is_mirror,
             has_failed: AtomicBool::new(false),
@@ -111,9 +121,30 @@ impl Host {
         let lane = match lane {
             Lane::Question => &self.questions,
             Lane::Transfer => &self.transfers,
+            Lane::Taken => return None,
         };
         // It is never closed; without a permit the request would merely not be counted.
         Arc::clone(lane).acquire_owned().await.ok()
+    }
+
+    /// It was told to be left alone for so long: all its requests wait, not only the one that was told.
+    pub(crate) fn be_quiet(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut quiet_until = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        *quiet_until = Some(quiet_until.map_or(until, |known| known.max(until)));
+    }
+
+    /// Waits until it may be asked again.
+    pub(crate) async fn quiet(&self) {
+        let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = until {
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    /// A turn to move a blob, if nobody waits for one.
+    pub(crate) fn free_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.transfers).try_acquire_owned().ok()
     }
 }
 

@@ -23,6 +23,7 @@ mod push;
 mod request;
 mod token;
 mod transport;
+mod upload;
 mod web;
 
 pub use client::{Client, Options, Resolved};

@@ -36,6 +36,15 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// The same, with another limit of silence, and the others in proportion.
+    #[must_use]
+    pub fn with_idle(self, idle: Duration) -> Patience {
+        let connect = self.connect.min(idle);
+        Patience { idle, connect, commit: idle.saturating_mul(10), ..self }
+    }
+}
+
 /// The count of the failures of one thing that is tried.
 #[derive(Debug, Default)]
 pub(crate) struct Retry {
@@ -72,7 +81,7 @@ pub(crate) fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
 
 /// At least what the registry told; else between half and all of the doubled wait.
 fn delay(first: Duration, failures: u32, told: Option<Duration>, random: u64) -> Duration {
-    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
+    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX.max(first));
     let share = f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX);
     match told {
         Some(wait) => wait + first.mul_f64(share),

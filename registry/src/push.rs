@@ -1,17 +1,16 @@
 //! Blobs and manifests to a registry: what it has is not sent, what it has elsewhere is mounted.
 //! It does not know which blobs a manifest needs: they are to be pushed before it.
 
-use crate::answer::Answer;
 use crate::client::Client;
-use crate::host::{Host, Lane};
-use crate::patience::Retry;
+use crate::host::Host;
 use crate::request::{Request, Target};
 use crate::token::Scope;
-use crate::transport::{Open, Payload};
+use crate::transport::Payload;
+use crate::upload::{Session, Upload, confirmed};
 use crate::{Mismatch, RegistryError};
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, MediaType, Reference};
+use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, Url};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -41,38 +40,58 @@ impl Client {
         mount_from: &[String],
         open: &(dyn Fn() -> io::Result<File> + Send + Sync),
     ) -> Result<PushedBlob, RegistryError> {
-        let push = Push { client: self, host: self.host(repository)?, repository, descriptor };
-        if push.exists().await? {
-            return Ok(PushedBlob::Existed);
-        }
-        let mut session = match push.mount(mount_from).await? {
-            Mounted::Yes => return Ok(PushedBlob::Mounted),
-            Mounted::No(session) => session,
+        let (push, offered) = self.offered(repository, descriptor, mount_from).await?;
+        let begun = match offered {
+            Offered::There(how) => return Ok(how),
+            Offered::Wanted(session) => session,
         };
-        let patience = &self.transport().patience;
-        let mut retry = Retry::default();
-        loop {
-            let address = match session.take() {
-                Some(address) => address,
-                None => push.start().await?,
-            };
-            let error = match push.put(address, open).await {
-                Ok(answer) if matches!(answer.status(), 200 | 201 | 204) => {
-                    return push.confirmed(&answer).map(|()| PushedBlob::Uploaded);
-                }
-                // The session was lost, which a new one mends.
-                Ok(answer) if matches!(answer.status(), 404 | 416) => Failure::again(answer).await,
-                Ok(answer) => Failure::of(answer).await,
-                Err(error) => Failure { again: error.is_transient(), wait: None, error },
-            };
-            if !error.again || !retry.pause(patience, error.wait).await {
-                return Err(error.error);
-            }
-            // The registry may have got it all, and only its answer was lost.
-            if push.exists().await? {
-                return Ok(PushedBlob::Uploaded);
+        let (host, scope) = (&push.host, &push.scope);
+        Upload { client: self, host, repository, descriptor, scope, open }.run(begun).await?;
+        Ok(PushedBlob::Uploaded)
+    }
+
+    /// The same as far as it needs no bytes; `None` if they have to be sent.
+    pub async fn offer_blob(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        mount_from: &[String],
+    ) -> Result<Option<PushedBlob>, RegistryError> {
+        let (push, offered) = self.offered(repository, descriptor, mount_from).await?;
+        match offered {
+            Offered::There(how) => Ok(Some(how)),
+            Offered::Wanted(session) => {
+                push.cancel(session).await;
+                Ok(None)
             }
         }
+    }
+
+    async fn offered<'a>(
+        &'a self,
+        repository: &'a Reference,
+        descriptor: &'a Descriptor,
+        mount_from: &[String],
+    ) -> Result<(Push<'a>, Offered), RegistryError> {
+        let own = repository.repository();
+        let sources = mount_from.iter().map(String::as_str);
+        let sources: Vec<&str> =
+            sources.filter(|from| *from != own && is_repository(from)).take(MOUNTS_MAX).collect();
+        // One token for all that is to come. A token server that refuses some of it may give less.
+        let scope = sources.iter().fold(Scope::push(own), |all, from| all.and(Scope::pull(from)));
+        let mut push = Push { client: self, host: self.host(repository)?, repository, descriptor, scope };
+        let exists = match push.exists().await {
+            Err(RegistryError::Unauthorized { .. }) if !sources.is_empty() => {
+                push.scope = Scope::push(own);
+                push.exists().await?
+            }
+            exists => exists?,
+        };
+        if exists {
+            return Ok((push, Offered::There(PushedBlob::Existed)));
+        }
+        let offered = push.mount(&sources).await?;
+        Ok((push, offered))
     }
 
     /// Puts a manifest or an index under the reference's tag or, if it has none, its digest.
@@ -122,47 +141,25 @@ struct Push<'a> {
     host: Arc<Host>,
     repository: &'a Reference,
     descriptor: &'a Descriptor,
+    scope: Scope,
 }
 
-enum Mounted {
-    Yes,
-    /// The address of the upload that the registry began instead, if it did.
-    No(Option<Url>),
-}
-
-struct Failure {
-    error: RegistryError,
-    again: bool,
-    wait: Option<std::time::Duration>,
-}
-
-impl Failure {
-    async fn of(answer: Answer) -> Failure {
-        let wait = answer.told_to_wait();
-        let error = answer.into_error().await;
-        Failure { again: error.is_transient(), wait, error }
-    }
-
-    async fn again(answer: Answer) -> Failure {
-        Failure { again: true, ..Failure::of(answer).await }
-    }
+enum Offered {
+    There(PushedBlob),
+    /// The bytes are wanted, in the upload that the registry began instead of a mount, if it did.
+    Wanted(Option<Session>),
 }
 
 impl Push<'_> {
-    fn scope(&self) -> Scope {
-        Scope::push(self.repository.repository())
-    }
-
     async fn exists(&self) -> Result<bool, RegistryError> {
-        self.client.has_blob_in(self.repository, &self.descriptor.digest, self.scope()).await
+        self.client.has_blob_in(self.repository, &self.descriptor.digest, self.scope.clone()).await
     }
 
-    async fn mount(&self, mount_from: &[String]) -> Result<Mounted, RegistryError> {
+    async fn mount(&self, sources: &[&str]) -> Result<Offered, RegistryError> {
         let own = self.repository.repository();
         let mut session = None;
-        let others = mount_from.iter().filter(|from| *from != own && is_repository(from));
-        for from in others.take(MOUNTS_MAX) {
-            let scope = self.scope().and(Scope::pull(from));
+        for from in sources {
+            let scope = self.scope.clone().and(Scope::pull(from));
             // A repository's name and a digest need no escapes in a query.
             let rest = format!("blobs/uploads/?mount={}&from={from}", self.descriptor.digest);
             let request = Request::new(Method::POST, own, &rest, scope);
@@ -174,91 +171,29 @@ impl Push<'_> {
             };
             match answer.status() {
                 201 => {
-                    self.confirmed(&answer)?;
+                    confirmed(&answer, self.repository, &self.descriptor.digest)?;
                     self.cancel(session.take()).await;
-                    return Ok(Mounted::Yes);
+                    return Ok(Offered::There(PushedBlob::Mounted));
                 }
                 202 => {
-                    let begun = answer.location()?;
+                    let begun = Session::of(&answer)?;
                     drop(answer);
                     self.cancel(session.replace(begun)).await;
                 }
                 _ => {}
             }
         }
-        Ok(Mounted::No(session))
-    }
-
-    /// Begins an upload and gives its address.
-    async fn start(&self) -> Result<Url, RegistryError> {
-        let request =
-            Request::new(Method::POST, self.repository.repository(), "blobs/uploads/", self.scope());
-        let answer = self.client.send(&self.host, &request).await?;
-        if answer.status() != 202 {
-            return Err(answer.into_error().await);
-        }
-        answer.location()
-    }
-
-    async fn put(&self, session: Url, open: &Open<'_>) -> Result<Answer, RegistryError> {
-        let (want, got) = (self.descriptor.size, file_size(open)?);
-        if want != got {
-            return Err(self.mismatch(Mismatch::Size { want, got }));
-        }
-        let mut request = self.named(Method::PUT, with_digest(session, &self.descriptor.digest));
-        request.headers.push((CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")));
-        request.lane = Lane::Transfer;
-        if want > 0 {
-            request.payload = Payload::File { open, size: want };
-        } else {
-            request.payload = Payload::Bytes(&[]);
-        }
-        self.client.send(&self.host, &request).await
+        Ok(Offered::Wanted(session))
     }
 
     /// Tells the registry that an upload will not be used. If that fails, it forgets it by itself.
-    async fn cancel(&self, session: Option<Url>) {
-        if let Some(session) = session {
-            let _ = self.client.send(&self.host, &self.named(Method::DELETE, session)).await;
-        }
-    }
-
-    fn named<'b>(&self, method: Method, address: Url) -> Request<'b> {
-        let mut request = Request::new(method, self.repository.repository(), "", self.scope());
-        request.target = Target::Named(address);
+    async fn cancel(&self, session: Option<Session>) {
+        let Some(session) = session else { return };
+        let mut request = Request::new(Method::DELETE, self.repository.repository(), "", self.scope.clone());
+        request.target = Target::Named(session.address());
         request.retried = false;
-        request
+        let _ = self.client.send(&self.host, &request).await;
     }
-
-    fn confirmed(&self, answer: &Answer) -> Result<(), RegistryError> {
-        let want = self.descriptor.digest;
-        match answer.digest() {
-            Some(got) if got != want => Err(self.mismatch(Mismatch::Digest { want, got })),
-            _ => Ok(()),
-        }
-    }
-
-    fn mismatch(&self, mismatch: Mismatch) -> RegistryError {
-        let host = self.repository.registry().to_owned();
-        RegistryError::Content { host, what: self.descriptor.digest.to_string(), mismatch }
-    }
-}
-
-fn file_size(open: &Open<'_>) -> Result<u64, RegistryError> {
-    open().and_then(|file| file.metadata()).map(|m| m.len()).map_err(|source| RegistryError::Io {
-        what: "the blob to upload cannot be opened".to_owned(),
-        source,
-    })
-}
-
-/// The address of an upload, whose query is the registry's own, with the digest that ends it.
-fn with_digest(mut session: Url, digest: &Digest) -> Url {
-    let query = match session.query() {
-        Some(query) if !query.is_empty() => format!("{query}&digest={digest}"),
-        _ => format!("digest={digest}"),
-    };
-    session.set_query(Some(&query));
-    session
 }
 
 fn is_repository(name: &str) -> bool {
@@ -269,19 +204,6 @@ fn is_repository(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_query_of_an_upload_address_is_kept_as_it_is() {
-        let digest = Digest::of(b"");
-        for (address, want) in [
-            ("https://r/u/1", "https://r/u/1?digest="),
-            ("https://r/u/1?", "https://r/u/1?digest="),
-            ("https://r/u/1?_state=a%2Fb%3D&x", "https://r/u/1?_state=a%2Fb%3D&x&digest="),
-        ] {
-            let address = Url::parse(address).expect("an address");
-            assert_eq!(with_digest(address, &digest).as_str(), format!("{want}{digest}"));
-        }
-    }
 
     #[test]
     fn only_names_of_repositories_go_into_a_mount() {

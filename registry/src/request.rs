@@ -43,6 +43,14 @@ pub(crate) struct Request<'a> {
     pub(crate) retried: bool,
 }
 
+/// An answer, and how it came about.
+pub(crate) struct Attempt {
+    pub(crate) url: Url,
+    pub(crate) response: Response,
+    /// Whether the registry refused the credentials, and there are others now.
+    pub(crate) is_renewed: bool,
+}
+
 impl<'a> Request<'a> {
     /// A question without a body.
     pub(crate) fn new(method: Method, repository: &str, rest: &str, scope: Scope) -> Request<'a> {
@@ -76,33 +84,33 @@ impl Client {
         let patience = &self.transport().patience;
         let mut retry = Retry::default();
         loop {
+            host.quiet().await;
             let outcome = self.attempt(host, request).await;
             let (again, wait) = match &outcome {
-                Ok((_, response)) => {
+                Ok(Attempt { response, .. }) => {
                     (is_transient_status(response.status().as_u16()), told_to_wait(response))
                 }
                 Err(error) => (error.is_transient(), None),
             };
+            if let Some(wait) = wait.filter(|wait| again && *wait <= patience.retry_after_max) {
+                host.be_quiet(wait);
+            }
             if !again || !request.retried || !retry.pause(patience, wait).await {
-                let (url, response) = outcome?;
-                return Ok(Answer::new(self.clone(), Arc::clone(host), request, url, response, turn));
+                return Ok(Answer::new(self.clone(), Arc::clone(host), request, outcome?, turn));
             }
         }
     }
 
     /// Once, or twice if the registry wants to know who asks.
-    async fn attempt(
-        &self,
-        host: &Arc<Host>,
-        request: &Request<'_>,
-    ) -> Result<(Url, Response), RegistryError> {
+    async fn attempt(&self, host: &Arc<Host>, request: &Request<'_>) -> Result<Attempt, RegistryError> {
         let used = host.auth.known(&request.repository, &request.scope).await;
         let (url, response) = self.follow(host, request, used.as_ref()).await?;
-        let Some(base) = host.known_base() else { return Ok((url, response)) };
-        if response.status().as_u16() != 401 || Origin::of(&url) != Origin::of(&base) {
-            return Ok((url, response));
+        let first = Attempt { url, response, is_renewed: false };
+        let Some(base) = host.known_base() else { return Ok(first) };
+        if first.response.status().as_u16() != 401 || Origin::of(&first.url) != Origin::of(&base) {
+            return Ok(first);
         }
-        let lines = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let lines = first.response.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenges: Vec<Challenge> =
             lines.filter_map(|line| line.to_str().ok()).flat_map(Challenge::parse_all).collect();
         let asker = Asker {
@@ -114,8 +122,15 @@ impl Client {
             base: (&base, self.wire_to(host, &base)),
         };
         match host.auth.answer(&asker, &request.scope, &challenges, used.as_ref()).await? {
-            Some(header) => self.follow(host, request, Some(&header)).await,
-            None => Ok((url, response)),
+            // Who sends a file first finds out how much of it was taken.
+            Some(_) if matches!(request.payload, Payload::File { .. }) => {
+                Ok(Attempt { is_renewed: true, ..first })
+            }
+            Some(header) => {
+                let (url, response) = self.follow(host, request, Some(&header)).await?;
+                Ok(Attempt { url, response, is_renewed: false })
+            }
+            None => Ok(first),
         }
     }
 

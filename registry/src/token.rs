@@ -10,7 +10,7 @@ use crate::transport::{Outgoing, Payload, Transport, Wire, timed_out};
 use crate::{RegistryError, answer};
 use base64::Engine as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, Url};
+use reqwest::{Method, Url};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -40,6 +40,17 @@ impl Scope {
     fn repositories(&self) -> String {
         let names: Vec<&str> = self.0.iter().filter_map(|one| one.split(':').nth(1)).collect();
         names.join(", ")
+    }
+
+    /// Whether who may do this may also do that.
+    pub(crate) fn covers(&self, other: &Scope) -> bool {
+        let allows = |have: &str, want: &str| match (have.rsplit_once(':'), want.rsplit_once(':')) {
+            (Some((whose, may)), Some((name, will))) => {
+                whose == name && will.split(',').all(|one| may.split(',').any(|may| may == one))
+            }
+            _ => false,
+        };
+        other.0.iter().all(|want| self.0.iter().any(|have| allows(have, want)))
     }
 
     /// Both.
@@ -94,14 +105,14 @@ pub(crate) async fn fetch(
     // The registry itself is reached as it is told; another host as all are.
     let wire = if Origin::of(&realm) == Origin::of(base) { wire } else { transport.wire_for(&realm) };
     let service = challenge.parameter("service");
-    let response = match &found.credentials {
+    let told = match &found.credentials {
         Credentials::IdentityToken { username, token } => {
-            let response = ask((transport, wire), || post(&realm, service, scope, token)).await?;
+            let told = ask((transport, wire), || post(&realm, service, scope, token)).await?;
             // Servers from before OAuth2 know only GET.
-            if matches!(response.status().as_u16(), 401 | 404 | 405) && !username.is_empty() {
+            if matches!(told.0, 401 | 404 | 405) && !username.is_empty() {
                 ask((transport, wire), || get(&realm, service, scope, basic(username, token))).await?
             } else {
-                response
+                told
             }
         }
         Credentials::Basic { username, password } => {
@@ -111,27 +122,58 @@ pub(crate) async fn fetch(
             ask((transport, wire), || get(&realm, service, scope, None)).await?
         }
     };
-    read(transport, &realm, response, scope, found, registry).await
+    read(&realm, told, scope, found, registry)
 }
+
+/// What a token server answered: the status and the body.
+type Told = (u16, Vec<u8>);
 
 async fn ask<'a>(
     (transport, wire): (&Transport, Wire),
     request: impl Fn() -> (Outgoing<'a>, Vec<u8>),
-) -> Result<Response, RegistryError> {
+) -> Result<Told, RegistryError> {
     let mut retry = Retry::default();
     loop {
         let (mut outgoing, form) = request();
         if !form.is_empty() {
             outgoing.payload = Payload::Bytes(&form);
         }
-        let outcome = transport.exchange(wire, outgoing).await;
-        let (again, wait) = match &outcome {
-            Ok(response) => (is_transient_status(response.status().as_u16()), told_to_wait(response)),
-            Err(error) => (error.is_transient(), None),
+        let (outcome, wait) = told((transport, wire), outgoing).await;
+        let again = match &outcome {
+            Ok((status, _)) => is_transient_status(*status),
+            Err(error) => error.is_transient(),
         };
         if !again || !retry.pause(&transport.patience, wait).await {
             return outcome;
         }
+    }
+}
+
+/// One question to a token server, with its answer's body, and what it says about when to ask again.
+async fn told(
+    (transport, wire): (&Transport, Wire),
+    outgoing: Outgoing<'_>,
+) -> (Result<Told, RegistryError>, Option<Duration>) {
+    let host = authority(&outgoing.url);
+    let mut response = match transport.exchange(wire, outgoing).await {
+        Ok(response) => response,
+        Err(error) => return (Err(error), None),
+    };
+    let wait = told_to_wait(&response);
+    let idle = transport.patience.idle;
+    let what = || "the token".to_owned();
+    let mut body = Vec::new();
+    loop {
+        let chunk = match tokio::time::timeout(idle, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => return (Ok((response.status().as_u16(), body)), wait),
+            Ok(Err(error)) => return (Err(transport.failure(&host, &what(), error)), wait),
+            Err(_) => return (Err(timed_out(&host, what(), idle)), wait),
+        };
+        if (body.len() + chunk.len()) as u64 > TOKEN_BYTES_MAX {
+            return (Err(RegistryError::TooLarge { host, what: what(), max: TOKEN_BYTES_MAX }), wait);
+        }
+        body.extend_from_slice(&chunk);
     }
 }
 
@@ -167,10 +209,9 @@ fn post<'a>(realm: &Url, service: Option<&str>, scope: &Scope, token: &str) -> (
     (Outgoing { method: Method::POST, url: realm.clone(), headers, payload: Payload::None }, form)
 }
 
-async fn read(
-    transport: &Transport,
+fn read(
     realm: &Url,
-    mut response: Response,
+    (status, body): Told,
     scope: &Scope,
     found: &Found,
     registry: &str,
@@ -184,20 +225,6 @@ async fn read(
         expires_in: Option<f64>,
     }
     let host = authority(realm);
-    let status = response.status().as_u16();
-    let mut body = Vec::new();
-    let idle = transport.patience.idle;
-    let what = "the token";
-    while let Some(chunk) = tokio::time::timeout(idle, response.chunk())
-        .await
-        .map_err(|_| timed_out(&host, what.to_owned(), idle))?
-        .map_err(|e| transport.failure(&host, what, e))?
-    {
-        if (body.len() + chunk.len()) as u64 > TOKEN_BYTES_MAX {
-            return Err(RegistryError::TooLarge { host, what: what.to_owned(), max: TOKEN_BYTES_MAX });
-        }
-        body.extend_from_slice(&chunk);
-    }
     if matches!(status, 401 | 403) {
         let message = answer::message(&body);
         let hint = format!("asked at {host}; {}", found.source.hint(registry));
@@ -248,6 +275,17 @@ mod tests {
             asked.url.as_str(),
             "https://r/t?account=x&service=s+s&scope=repository%3Aa%3Apull&scope=repository%3Ab%2Fx%3Apull%2Cpush"
         );
+    }
+
+    #[test]
+    fn a_token_for_more_is_good_for_less_and_not_the_other_way_round() {
+        let wide = Scope::push("b").and(Scope::pull("a"));
+        for narrow in [Scope::push("b"), Scope::pull("b"), Scope::pull("a"), wide.clone()] {
+            assert!(wide.covers(&narrow), "{narrow}");
+        }
+        for other in [Scope::push("a"), Scope::pull("ab"), Scope::pull("c").and(Scope::pull("a"))] {
+            assert!(!wide.covers(&other), "{other}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
@@ -119,6 +119,7 @@ impl Transport {
             .headers(outgoing.headers)
             .header(ACCEPT_ENCODING, "identity");
         let sent = Arc::new(AtomicU64::new(0));
+        let answered = Arc::new(AtomicBool::new(false));
         let mut size = 0;
         match outgoing.payload {
             Payload::None if outgoing.method == Method::POST => {
@@ -132,8 +133,8 @@ impl Transport {
                     what: "the blob to upload cannot be opened".to_owned(),
                     source,
                 })?;
-                let reader =
-                    CountingReader { file: tokio::fs::File::from_std(file), sent: Arc::clone(&sent) };
+                let file = tokio::fs::File::from_std(file);
+                let reader = CountingReader { file, sent: Arc::clone(&sent), answered: answered.clone() };
                 request = request.header(CONTENT_LENGTH, HeaderValue::from(size)).body(Body::wrap_stream(
                     ReaderStream::with_capacity(reader.take(size), UPLOAD_CHUNK_BYTES),
                 ));
@@ -145,7 +146,10 @@ impl Transport {
             let before = sent.load(Ordering::Relaxed);
             let limit = if size > 0 && before >= size { self.patience.commit } else { self.patience.idle };
             match tokio::time::timeout(limit, &mut answer).await {
-                Ok(answer) => return answer.map_err(|e| self.failure(&host, &what, e)),
+                Ok(answer) => {
+                    answered.store(true, Ordering::Relaxed);
+                    return answer.map_err(|e| self.failure(&host, &what, e));
+                }
                 Err(_) if sent.load(Ordering::Relaxed) != before => {}
                 Err(_) => return Err(timed_out(&host, what, limit)),
             }
@@ -209,6 +213,8 @@ pub(crate) fn timed_out(host: &str, what: String, limit: std::time::Duration) ->
 struct CountingReader {
     file: tokio::fs::File,
     sent: Arc<AtomicU64>,
+    /// Whether the answer came. What was not sent by then is not wanted, and the connection ends.
+    answered: Arc<AtomicBool>,
 }
 
 impl AsyncRead for CountingReader {
@@ -217,6 +223,9 @@ impl AsyncRead for CountingReader {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.answered.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::Error::other("it was answered before it was sent")));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.file).poll_read(context, buffer);
         self.sent.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);

@@ -85,6 +85,59 @@ async fn a_broken_body_is_taken_up_where_it_broke() {
     assert_eq!(ranges[..3], ["all", "bytes=50001-", "bytes=100002-"], "of {all}");
 }
 
+/// The range that a request asks for of so many bytes: first and last.
+fn asked_range(seen: &Seen, size: usize) -> Option<(usize, usize)> {
+    let (first, last) = seen.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().unwrap_or(size - 1)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_is_right_whatever_becomes_of_its_pieces() {
+    let bytes: Vec<u8> = (0..10_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let size = bytes.len();
+    let piece = 8 << 20;
+    let part = |bytes: &[u8], first: usize, last: usize| {
+        let range = format!("bytes {first}-{last}/{}", bytes.len());
+        Reply::new(206).header("Content-Range", &range).body(&bytes[first..=last])
+    };
+    type Answer = fn(usize, usize, usize) -> (u16, usize);
+    let cases: [(&str, Answer); 4] = [
+        ("ranges", |_, _, last| (206, last)),
+        ("more than was asked for", |_, first, last| (206, if first > 0 { last + 1000 } else { last })),
+        ("ranges at first only", |piece, first, last| (if first < piece { 206 } else { 200 }, last)),
+        ("none", |_, _, last| (200, last)),
+    ];
+    for (name, answer) in cases {
+        let whole = bytes.clone();
+        let server = Faulty::start(move |_, seen| {
+            let (first, last) = asked_range(seen, size).unwrap_or((0, size - 1));
+            match answer(piece, first, last) {
+                (206, last) if seen.header("range").is_some() => part(&whole, first, last.min(size - 1)),
+                _ => Reply::new(200).body(&whole),
+            }
+        });
+        assert!(pulled(&server, &bytes).await.expect(name) == bytes, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_is_wrong_or_gone_ends_the_pull() {
+    let bytes = vec![7; 40 << 20];
+    let size = bytes.len();
+    for (status, total) in [(404, size), (206, size + 1), (403, size)] {
+        let whole = bytes.clone();
+        let server = Faulty::start(move |_, seen| {
+            let (first, last) = asked_range(seen, size).unwrap_or((0, size - 1));
+            let total = if first == 0 { size } else { total };
+            let range = format!("bytes {first}-{last}/{total}");
+            let reply = if first == 0 { Reply::new(206) } else { Reply::new(status) };
+            reply.header("Content-Range", &range).body(&whole[first..=last])
+        });
+        let error = pulled(&server, &bytes).await.expect_err("an error");
+        assert!(!error.is_transient() && !error.to_string().contains("digest is"), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_ranges_is_read_again_from_the_start() {
     let server = Faulty::start(|count, _| {
@@ -146,6 +199,28 @@ async fn retry_after_is_waited_for() {
     let seen = server.seen();
     assert_eq!(seen.len(), 2);
     assert!(seen[1].at - seen[0].at >= Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_requests_wait_when_one_is_told_to() {
+    let server = Faulty::start(|count, _| match count {
+        0 => Reply::new(429).header("Retry-After", "1"),
+        _ => Reply::manifest(MANIFEST),
+    });
+    let client = client();
+    let first = tokio::spawn({
+        let (client, to) = (client.clone(), reference(&server));
+        async move { client.resolve(&to).await.map(|_| ()) }
+    });
+    while server.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    client.resolve(&reference(&server)).await.expect("resolved");
+    first.await.expect("no panic").expect("resolved");
+    let seen = server.seen();
+    assert_eq!(seen.len(), 3);
+    assert!(seen[1..].iter().all(|later| later.at - seen[0].at >= Duration::from_secs(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -417,12 +492,13 @@ async fn an_upload_to_another_origin_carries_no_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_fails_begins_anew_from_the_start_of_the_file() {
+async fn an_upload_that_the_registry_forgot_begins_anew_from_the_start_of_the_file() {
     for fault in [Reply::new(500), Reply::new(0), Reply::new(404), Reply::new(429).header("Retry-After", "0")]
     {
         let first = fault.clone();
         let server = Faulty::start(move |count, seen| match seen.method.as_str() {
             "HEAD" => Reply::new(404),
+            "GET" => Reply::new(404),
             "POST" => Reply::new(202).header("Location", &format!("/up/{count}")),
             _ if count == 2 => first.clone(),
             _ => Reply::new(201),
@@ -430,8 +506,8 @@ async fn an_upload_that_fails_begins_anew_from_the_start_of_the_file() {
         let bytes = vec![7; 1_000_000];
         push(&client(), &server, &bytes).await.expect("pushed");
         let methods: Vec<String> = server.seen().into_iter().map(|seen| seen.method).collect();
-        assert_eq!(methods, ["HEAD", "POST", "PUT", "HEAD", "POST", "PUT"], "{fault:?}");
-        assert_eq!(server.seen()[5].body, bytes);
+        assert_eq!(methods, ["HEAD", "POST", "PUT", "HEAD", "GET", "POST", "PUT"], "{fault:?}");
+        assert_eq!(server.seen()[6].body, bytes);
     }
 }
 

@@ -2,6 +2,7 @@
 //! not know what forms there are for files on this machine.
 
 use crate::WorkerError;
+use crate::at_once::at_once;
 use crate::images::{Image, Images, NamedImages};
 use crate::layer::{Layer, Stack};
 use crate::layer_form::{LayerForm, Spelling};
@@ -16,7 +17,6 @@ use kiln_snapshotter::compress::{Compression, Encoder, decoder};
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Blobs that are pushed at once.
@@ -140,6 +140,29 @@ impl Exporter<'_> {
         for at in 0..stack.0.len() {
             stopping::check(self.images.cancel)?;
             let (diff_id, blob) = self.blob(stack, at, form, latest_s)?;
+            all.diff_ids.push(diff_id);
+            all.descriptors.push(spelling.layer(blob));
+        }
+        Ok(all)
+    }
+
+    /// The same for a registry: blobs that are at one already are left there. [`Exporter::push`] brings those that
+    /// it turns out to need.
+    pub fn blobs_to_push(
+        &self,
+        stack: &Stack,
+        form: LayerForm,
+        spelling: Spelling,
+        latest_s: Option<i64>,
+    ) -> Result<Blobs, WorkerError> {
+        let mut all = Blobs::default();
+        for (at, layer) in stack.0.iter().enumerate() {
+            stopping::check(self.images.cancel)?;
+            let is_left = |blob: &&Descriptor| !form.changes(blob) && layer.registry_image().is_some();
+            let (diff_id, blob) = match layer.blob.as_ref().filter(is_left) {
+                Some(blob) => (layer.diff_id()?, blob.clone()),
+                None => self.blob(stack, at, form, latest_s)?,
+            };
             all.diff_ids.push(diff_id);
             all.descriptors.push(spelling.layer(blob));
         }
@@ -310,30 +333,15 @@ impl Exporter<'_> {
     }
 
     /// Pushes blobs, configs, the manifests that an index lists and, last of all, what the name stands for.
-    /// Gives its digest.
-    pub fn push(
-        &self,
-        release: &Release,
-        to: &Reference,
-        mount_from: &[String],
-    ) -> Result<Digest, WorkerError> {
+    /// Gives its digest. Layers of the stacks that are not here are fetched only if they can't be mounted.
+    pub fn push(&self, release: &Release, to: &Reference, stacks: &[Stack]) -> Result<Digest, WorkerError> {
+        let mount_from = &mount_sources(stacks, to);
+        let layers = stacks.iter().flat_map(|stack| stack.0.iter());
+        let layers: BTreeMap<Digest, &Arc<Layer>> =
+            layers.filter_map(|layer| Some((layer.blob.as_ref()?.digest, layer))).collect();
         let blobs: Vec<&Descriptor> = release.blobs().into_values().collect();
-        let next = AtomicUsize::new(0);
-        let push_some = || -> Result<(), WorkerError> {
-            while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
-                self.images.may_ask(to)?;
-                let pushed = self.images.network(self.images.client.push_blob(to, blob, mount_from, &open));
-                // Where one fails nobody needs the others.
-                pushed.inspect_err(|_| next.store(blobs.len(), Ordering::Relaxed))?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..blobs.len().min(BLOBS_AT_ONCE)).map(|_| scope.spawn(push_some)).collect();
-            let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
-            results.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()
+        at_once(&blobs, BLOBS_AT_ONCE, |blob| {
+            self.push_blob(blob, layers.get(&blob.digest), to, mount_from)
         })?;
         let put = |to: &Reference, descriptor: Descriptor, bytes: &[u8]| {
             self.images.may_ask(to)?;
@@ -347,6 +355,26 @@ impl Exporter<'_> {
         }
         let (descriptor, bytes) = release.top();
         put(to, descriptor, bytes)
+    }
+
+    fn push_blob(
+        &self,
+        blob: &Descriptor,
+        layer: Option<&&Arc<Layer>>,
+        to: &Reference,
+        mount_from: &[String],
+    ) -> Result<(), WorkerError> {
+        let client = self.images.client;
+        self.images.may_ask(to)?;
+        if let Some(layer) = layer.filter(|_| !self.store.content.has(blob)) {
+            if self.images.network(client.offer_blob(to, blob, mount_from))?.is_some() {
+                return Ok(());
+            }
+            self.images.blob_of(layer)?;
+        }
+        let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
+        self.images.network(client.push_blob(to, blob, mount_from, &open))?;
+        Ok(())
     }
 
     /// Pushes what the store has under a name: its manifests and its index as they are, where it has them.
@@ -367,15 +395,14 @@ impl Exporter<'_> {
             },
         };
         let stacks: Vec<Stack> = named.images.iter().map(|(_, image)| image.stack()).collect();
-        self.task(&format!("pushing {to}"), || self.push(&release, to, &mount_sources(&stacks, to)))
+        self.task(&format!("pushing {to}"), || self.push(&release, to, &stacks))
     }
 
     fn documents_of(&self, image: &Image, to: &Reference) -> Result<Documents, WorkerError> {
         let Some((media_type, bytes)) = &image.manifest else {
-            let blobs = self.blobs(&image.stack(), LayerForm::default(), Spelling::Oci, None)?;
+            let blobs = self.blobs_to_push(&image.stack(), LayerForm::default(), Spelling::Oci, None)?;
             return self.documents(&image.config, blobs.descriptors, Spelling::Oci, BTreeMap::new());
         };
-        self.images.blobs(image)?;
         let manifest: Manifest = serde_json::from_slice(bytes)
             .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
         let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
@@ -386,7 +413,7 @@ impl Exporter<'_> {
 }
 
 /// The repositories of a registry that layers of the stacks came from.
-pub(crate) fn mount_sources(stacks: &[Stack], to: &Reference) -> Vec<String> {
+fn mount_sources(stacks: &[Stack], to: &Reference) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for origin in stacks.iter().flat_map(|stack| stack.0.iter()).filter_map(|l| l.registry_image()) {
         let name = origin.repository().to_owned();

@@ -9,6 +9,7 @@ pub(crate) use resolve::Asked;
 pub use resolve::{Aged, PullPolicy};
 pub use stored::NamedImages;
 
+use crate::at_once::at_once;
 use crate::image_name::ImageName;
 use crate::layer::{Layer, Origin, Stack};
 use crate::meta::LayerRow;
@@ -23,11 +24,11 @@ use kiln_registry::{Client, RegistryError};
 use kiln_runner::CancelToken;
 use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -314,22 +315,17 @@ impl Images<'_> {
                 left.push(*at);
             }
         }
-        let next = AtomicUsize::new(0);
-        let unpack_some = || -> Result<Vec<(usize, Committed, Duration)>, WorkerError> {
-            let mut done = Vec::new();
-            while let Some(at) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let started = Instant::now();
-                let committed = self.store.with_space(|_| self.unpack(&stack.0[*at]))?;
-                done.push((*at, committed, started.elapsed()));
-            }
-            Ok(done)
+        let unpack = |at: &usize| {
+            let started = Instant::now();
+            let committed = self.store.with_space(|_| self.unpack(&stack.0[*at]))?;
+            Ok((*at, committed, started.elapsed()))
         };
-        let mut unpacked: Vec<(usize, Committed, Duration)> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..left.len().min(LAYERS_AT_ONCE)).map(|_| scope.spawn(unpack_some)).collect();
-            let results = threads.into_iter().map(|t| t.join().unwrap_or(Err(WorkerError::Panicked)));
-            results.collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().flatten().collect())
-        })?;
+        // A layer that is there twice is fetched once: the second time its blob is here.
+        let mut seen = BTreeSet::new();
+        let is_first = |at: &usize| stack.0[*at].blob.as_ref().is_none_or(|blob| seen.insert(blob.digest));
+        let (left, again): (Vec<usize>, Vec<usize>) = left.into_iter().partition(is_first);
+        let mut unpacked = at_once(&left, LAYERS_AT_ONCE, unpack)?;
+        unpacked.extend(at_once(&again, LAYERS_AT_ONCE, unpack)?);
         unpacked.sort_by_key(|(at, ..)| *at);
         for (at, committed, took) in unpacked {
             self.record(stack, at, committed, took)?;
@@ -483,13 +479,18 @@ impl Images<'_> {
 
     /// Sees to it that the blobs of an image's layers are here, without unpacking them.
     pub fn blobs(&self, image: &Image) -> Result<(), WorkerError> {
-        for (blob, origin) in image.layers.iter().filter_map(|layer| layer.blob.as_ref()) {
-            if !self.store.content.has(blob) {
-                let origin = Origin::Image(origin.clone());
-                self.retried(Some(&origin), || self.fetch(&origin, blob, None))?;
-            }
-        }
-        Ok(())
+        let blobs = image.layers.iter().filter_map(|layer| layer.blob.as_ref());
+        // The same layer may be there twice.
+        let missing: BTreeMap<Digest, _> = blobs
+            .filter(|(blob, _)| !self.store.content.has(blob))
+            .map(|(blob, origin)| (blob.digest, (blob, origin)))
+            .collect();
+        let missing: Vec<_> = missing.into_values().collect();
+        let fetch = |(blob, origin): &(&Descriptor, &ImageName)| {
+            let origin = Origin::Image((*origin).clone());
+            self.retried(Some(&origin), || self.fetch(&origin, blob, None))
+        };
+        at_once(&missing, LAYERS_AT_ONCE, fetch).map(|_| ())
     }
 
     /// Brings a layer's blob here that was left at its registry.

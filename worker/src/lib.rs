@@ -3,6 +3,7 @@
 
 mod absence;
 mod annotation;
+mod at_once;
 mod build;
 mod cache;
 mod cache_mount;
@@ -50,8 +51,8 @@ pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
 pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Shortage, Usage, UsageItem};
 pub use kiln_registry::{
-    Examination, Examined, FileLine, LoggedIn, LoggedOut, Options as RegistryOptions, RegistryError,
-    Role as PlaceRole,
+    Examination, Examined, FileLine, LoggedIn, LoggedOut, Options as RegistryOptions, Patience,
+    RegistryError, Role as PlaceRole,
 };
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;

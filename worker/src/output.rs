@@ -13,7 +13,7 @@ pub use whole::{change_whole, write_whole};
 
 use crate::WorkerError;
 use crate::annotation::{Annotation, AnnotationLevel, annotations_of};
-use crate::export::{Documents, Exporter, Release, config_bytes, mount_sources};
+use crate::export::{Documents, Exporter, Release, config_bytes};
 use crate::layer::Stack;
 use crate::layer_form::{LayerForm, Spelling};
 use crate::meta::ImageRow;
@@ -178,8 +178,7 @@ impl Writer<'_> {
                 for name in &output.names {
                     let pinned = output.by_digest.then(|| name.with_digest(digest));
                     let name = pinned.as_ref().unwrap_or(name);
-                    let mounts = mount_sources(&stacks, name);
-                    exporter.task(&format!("pushing {name}"), || exporter.push(&release, name, &mounts))?;
+                    exporter.task(&format!("pushing {name}"), || exporter.push(&release, name, &stacks))?;
                 }
                 Ok(Some(release))
             }
@@ -230,7 +229,10 @@ impl Writer<'_> {
             };
             let documents = self.exporter.task(&task, || {
                 let latest_s = target.source_date_epoch_s.filter(|_| self.output.rewrite_timestamp);
-                let blobs = self.exporter.blobs(stack, form, spelling, latest_s)?;
+                let blobs = match self.output.form {
+                    Form::Registry => self.exporter.blobs_to_push(stack, form, spelling, latest_s)?,
+                    _ => self.exporter.blobs(stack, form, spelling, latest_s)?,
+                };
                 let mut config = config.clone();
                 config.rootfs.diff_ids = blobs.diff_ids;
                 let on = |level| annotations_of(&self.annotations, level, Some(&target.platform));

@@ -12,6 +12,7 @@ mod early_cut_off;
 mod examples;
 mod explain;
 mod failures;
+mod faulty_registry;
 mod fsck;
 mod full_disk;
 mod instructions;
