@@ -2,6 +2,7 @@
 
 mod agents;
 pub(crate) mod annotations;
+mod attest;
 mod graph;
 mod options;
 pub(crate) mod platforms;
@@ -50,11 +51,14 @@ fn build(
     report: &Report,
 ) -> Result<(), CommandError> {
     let platforms = Platforms::of(&args)?;
-    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index: platforms.is_index };
+    let asked = attest::asked(&args)?;
+    let is_index = platforms.is_index || asked.makes_index();
+    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
     let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
-    if platforms.is_index {
+    if is_index {
         outputs::refuse_docker(&outputs)?;
     }
+    asked.check(&outputs)?;
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
@@ -89,7 +93,9 @@ fn build(
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let place = report::place(&args, &parse, &options);
-    let request = request::request(&args, graph, resolver.images, folders, outputs, (&options, place))?;
+    let attest = asked.settled(&args, &inputs, &options)?;
+    let request =
+        request::request(&args, graph, resolver.images, folders, (outputs, attest), (&options, place))?;
     let request = BuildRequest { cache_imports: caches.imports, cache_exports: caches.exports, ..request };
     let told = failure::Told {
         source,

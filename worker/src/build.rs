@@ -10,6 +10,7 @@ mod mounts;
 mod sharing;
 mod step;
 
+use crate::attest::Pin;
 use crate::cache::{Exports, Imports};
 use crate::cdi::{Device, Granted};
 use crate::explain::Journal;
@@ -31,7 +32,7 @@ use kiln_solver::{
     bases,
 };
 use known::{Added, Record};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +82,8 @@ pub(crate) struct Build<'a> {
     locals: Mutex<HashMap<VertexId, Arc<LocalSource>>>,
     committed: AtomicBool,
     begun_caches: Mutex<HashSet<String>>,
+    /// What sources from the network turned out to be, by their identifiers.
+    pins: Mutex<BTreeMap<String, Pin>>,
     /// The devices of the steps that have some.
     devices: OnceLock<Granted>,
 }
@@ -132,8 +135,19 @@ impl<'a> Build<'a> {
             locals: Mutex::default(),
             committed: AtomicBool::new(false),
             begun_caches: Mutex::default(),
+            pins: Mutex::default(),
             devices: OnceLock::new(),
         }
+    }
+
+    /// Notes what a source from the network turned out to be.
+    pub fn note_pin(&self, identifier: &str, pin: Pin) {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).insert(identifier.to_owned(), pin);
+    }
+
+    /// What sources from the network turned out to be so far, by their identifiers.
+    pub fn pins(&self) -> BTreeMap<String, Pin> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes what happens in `journal`.

@@ -3,6 +3,7 @@
 
 mod absence;
 mod annotation;
+mod attest;
 mod build;
 mod cache;
 mod cache_mount;
@@ -35,6 +36,7 @@ mod worker;
 
 pub use absence::Absence;
 pub use annotation::{Annotation, AnnotationLevel};
+pub use attest::{Attest, AttestPlace, ProvenanceMode, ProvenanceRequest, SignKeyError, SigningKey};
 pub use cache::{
     AzureOptions, CacheError, CacheExport, CacheImport, CacheKind, CacheMode, GhaOptions, LocalCache,
     MountsExport, S3Options,
@@ -50,7 +52,7 @@ pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Usage, UsageItem};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;
-pub use kiln_solver::Definition;
+pub use kiln_solver::{Definition, SourceOp};
 pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;
 pub use output::{Form, Output, write_whole};

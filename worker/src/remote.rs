@@ -11,6 +11,7 @@ mod tests;
 mod web;
 
 use crate::WorkerError;
+use crate::attest::Pin;
 use crate::build::Build;
 use crate::exec_step::add_layer;
 use crate::layer::{Layer, Stack};
@@ -28,10 +29,20 @@ const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// Brings a source here as a layer.
 pub(crate) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, WorkerError> {
     match source.identifier.split_once("://") {
-        Some(("git", _)) => git::bring(build, source),
-        Some(("http" | "https", _)) => http::bring(build, source),
+        Some(("git", _)) => {
+            git::bring(build, source).map(|(row, layer)| pinned(build, source, Pin::Commit(row), &layer))
+        }
+        Some(("http" | "https", _)) => {
+            http::bring(build, source).map(|(digest, layer)| pinned(build, source, Pin::File(digest), &layer))
+        }
         _ => Err(WorkerError::Unsupported(source.identifier.clone())),
     }
+}
+
+/// The result of a source, of which is noted what it turned out to be.
+fn pinned(build: &Build<'_>, source: &SourceOp, pin: Pin, layer: &LayerRow) -> Stack {
+    build.note_pin(&source.identifier, pin);
+    stack(layer)
 }
 
 /// What was fetched before under an address, if its layer is still here.

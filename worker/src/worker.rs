@@ -5,6 +5,7 @@ mod cache_mounts;
 
 use crate::WorkerError;
 use crate::annotation::Annotation;
+use crate::attest::{Attest, Pin};
 use crate::build::Build;
 use crate::cache::{CacheExport, CacheImport, Exports, Imports};
 use crate::cdi::DeviceAccess;
@@ -49,6 +50,8 @@ pub struct Worker {
     cancel: CancelToken,
     /// What the store may take at most, in bytes.
     store_max_bytes: Option<u64>,
+    /// What contexts from the network turned out to be.
+    pins: Mutex<BTreeMap<String, Pin>>,
 }
 
 /// A folder of the user's.
@@ -94,6 +97,8 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
+    /// What is attested of the result.
+    pub attest: Attest,
     /// The shared caches that are read; the first that knows a step answers.
     pub cache_imports: Vec<CacheImport>,
     /// The shared caches that are written.
@@ -137,6 +142,7 @@ impl BuildRequest {
             verify_cache: false,
             annotations: Vec::new(),
             outputs: Vec::new(),
+            attest: Attest::default(),
             cache_imports: Vec::new(),
             cache_exports: Vec::new(),
             cache_strict: false,
@@ -185,6 +191,7 @@ impl Worker {
             cancel: cancel.clone(),
             temporary: Mutex::default(),
             store_max_bytes: None,
+            pins: Mutex::default(),
         })
     }
 
@@ -338,6 +345,7 @@ impl Worker {
         let (imports, exports) = (Imports::none(), Exports::none());
         let build = Build::new(&self.store, &images, &request, &sink, cancel, (&imports, &exports));
         let layers = images.unpacked(&crate::remote::bring(&build, source)?)?;
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner).extend(build.pins());
         let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
         private_folder(dest)?;
         if source.identifier.starts_with("http") {

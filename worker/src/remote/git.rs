@@ -6,11 +6,10 @@
 
 use super::git_address::{Remote, Way, folders, is_commit, is_name};
 use super::git_program::{Git, Needs};
-use super::{alone, commit, digest_of, header_secret, known, stack};
+use super::{alone, commit, digest_of, header_secret, known};
 use crate::WorkerError;
 use crate::build::Build;
-use crate::layer::Stack;
-use crate::meta::FetchedRow;
+use crate::meta::{FetchedRow, LayerRow};
 use kiln_oci::Digest;
 use kiln_snapshotter::{Active, CopyOptions, ModeChange, NodeType, SnapshotError, Tree, Verdict, copy_tree};
 use kiln_solver::SourceOp;
@@ -44,13 +43,13 @@ struct Found {
 }
 
 /// Brings a commit's files here as a layer.
-pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, WorkerError> {
+pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<(String, LayerRow), WorkerError> {
     let wanted = Wanted::of(source)?;
     if is_commit(&wanted.reference)
         && let Some((row, layer)) = known(build, &wanted.address(&Found::commit(&wanted.reference)))?
     {
         wanted.check(&row.name, &wanted.reference)?;
-        return Ok(stack(&layer));
+        return Ok((row.name, layer));
     }
     if let Some(flag) = build.images.forbidden {
         return wanted.known_last(build, flag);
@@ -63,7 +62,7 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
     let _alone = alone(build, &format!("git-{}", Digest::of(address.as_bytes()).hex()))?;
     if let Some((row, layer)) = known(build, &address)? {
         wanted.check(&row.name, &found.object)?;
-        return Ok(stack(&layer));
+        return Ok((row.name, layer));
     }
     let found = wanted.fetch(&git, found)?;
     wanted.check(&found.commit, &found.object)?;
@@ -74,7 +73,7 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
     let digest = Digest::of(found.commit.as_bytes());
     let row = FetchedRow { etag: None, modified: None, digest, name: found.commit, layer: layer.id };
     build.store.meta.set_fetched(&address, &row)?;
-    Ok(stack(&layer))
+    Ok((row.name, layer))
 }
 
 impl Wanted {
@@ -116,7 +115,7 @@ impl Wanted {
     }
 
     /// The layer of what the name stood for last, where nobody may be asked.
-    fn known_last(&self, build: &Build<'_>, flag: &'static str) -> Result<Stack, WorkerError> {
+    fn known_last(&self, build: &Build<'_>, flag: &'static str) -> Result<(String, LayerRow), WorkerError> {
         let last = build.store.meta.resolved::<(String, String, String)>(&self.name())?;
         let found = last.map(|((commit, object, name), _)| Found { commit, object, name });
         let layer = match &found {
@@ -128,7 +127,7 @@ impl Wanted {
             return Err(WorkerError::NotAsked { what, flag });
         };
         self.check(&row.name, &found.object)?;
-        Ok(stack(&layer))
+        Ok((row.name, layer))
     }
 
     fn failure(&self, reason: String) -> WorkerError {

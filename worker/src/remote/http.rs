@@ -7,7 +7,6 @@ use super::{
 };
 use crate::WorkerError;
 use crate::build::Build;
-use crate::layer::Stack;
 use crate::meta::{FetchedRow, LayerRow};
 use jiff::fmt::rfc2822;
 use kiln_oci::{Digest, Hasher};
@@ -47,7 +46,7 @@ struct Downloaded {
 }
 
 /// Brings a file here as a layer with it alone.
-pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, WorkerError> {
+pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<(Digest, LayerRow), WorkerError> {
     let wanted = Wanted::of(source)?;
     let address = wanted.address();
     let _alone = alone(build, &format!("web-{}", Digest::of(address.as_bytes()).hex()))?;
@@ -55,13 +54,13 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
     if let Some((row, layer)) = &before
         && wanted.checksum.as_ref() == Some(&row.digest)
     {
-        return Ok(super::stack(layer));
+        return Ok((row.digest, layer.clone()));
     }
     if let Some(flag) = build.images.forbidden {
         let unknown = || WorkerError::NotAsked { what: wanted.url.to_string(), flag };
         let (row, layer) = before.ok_or_else(unknown)?;
         wanted.check(&row.digest)?;
-        return Ok(super::stack(&layer));
+        return Ok((row.digest, layer));
     }
     let web = Web {
         runtime: build.images.runtime,
@@ -73,13 +72,13 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
     let Some(downloaded) = downloaded else {
         let (row, layer) = before.ok_or_else(|| wanted.failure("it is said to be unchanged since never"))?;
         wanted.check(&row.digest)?;
-        return Ok(super::stack(&layer));
+        return Ok((row.digest, layer));
     };
     wanted.check(&downloaded.digest)?;
     let Downloaded { active, digest, name, mtime_s, etag, modified } = downloaded;
     let layer = commit(build, active, &format!("{address} {mtime_s}"))?;
     build.store.meta.set_fetched(&address, &FetchedRow { etag, modified, digest, name, layer: layer.id })?;
-    Ok(super::stack(&layer))
+    Ok((digest, layer))
 }
 
 impl Wanted {
