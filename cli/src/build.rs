@@ -55,10 +55,7 @@ fn build(
     let is_index = platforms.is_index || asked.makes_index();
     let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
     let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
-    if is_index {
-        outputs::refuse_docker(&outputs)?;
-    }
-    asked.check(&outputs)?;
+    asked.check(&outputs, is_index)?;
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }

@@ -4,6 +4,7 @@
 use crate::args::{AttestAs, BuildArgs};
 use crate::contexts::{self, Inputs};
 use crate::error::CommandError;
+use crate::outputs;
 use kiln_frontend::{BuildOptions, NamedContext, NetworkMode, boolean};
 use kiln_worker::{
     Attest, AttestPlace, Form, Output, ProvenanceMode, ProvenanceRequest, SignKeyError, SigningKey,
@@ -114,7 +115,10 @@ impl Asked {
     }
 
     /// Refuses what no output could hold.
-    pub(super) fn check(&self, outputs: &[Output]) -> Result<(), CommandError> {
+    pub(super) fn check(&self, outputs: &[Output], is_index: bool) -> Result<(), CommandError> {
+        if is_index {
+            outputs::refuse_docker(outputs)?;
+        }
         let has = |wanted: fn(&Form) -> bool| outputs.iter().any(|output| wanted(&output.form));
         if self.key.is_some() && !has(|form| *form == Form::Registry) {
             let problem = "a signature lies at a registry: add --push, or an output of type=registry";

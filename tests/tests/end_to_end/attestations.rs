@@ -381,7 +381,7 @@ fn referrers_leave_the_image_as_it_is_and_are_listed_at_the_registry_and_in_layo
     let index: Index = serde_json::from_slice(&index).expect("an index");
     let artifacts = index.manifests.iter().filter(|listed| listed.artifact_type.is_some()).count();
     assert_eq!((artifacts, index.manifests.len()), (2, 3));
-    let other = TestContext::with_dockerfile(&format!("FROM l\nRUN cat /x > /y\n"));
+    let other = TestContext::with_dockerfile("FROM l\nRUN cat /x > /y\n");
     let named = format!("l=oci-layout://{}:latest", context.text("layout"));
     other.image(["--build-context", &named]).file_is("/y", "x\n");
     context.build(args).fails_with(2).says("--attest-as");

@@ -1,7 +1,7 @@
 //! Signatures as cosign keeps them (cosign, `specs/SIGNATURE_SPEC.md`): beside the image, under a tag made of its
 //! digest, an image whose layers are what was signed. It does not know who trusts them.
 
-use super::key::{SignKeyError, SigningKey};
+use super::key::SigningKey;
 use crate::WorkerError;
 use crate::export::{Documents, Exporter, Release};
 use base64::Engine;
@@ -38,7 +38,7 @@ pub(crate) fn push_signature(
     if layers.len() >= SIGNATURES_MAX {
         return Err(WorkerError::Unsupported(format!("more than {SIGNATURES_MAX} signatures of {name}")));
     }
-    let signature = BASE64_STANDARD.encode(key.sign(&payload).map_err(SignKeyError::from)?);
+    let signature = BASE64_STANDARD.encode(key.sign(&payload)?);
     layers.push(Descriptor { annotations: [(SIGNATURE.to_owned(), signature)].into(), ..blob });
     exporter.store.content.put(&payload)?;
     let release = Release::One(Box::new(signed(exporter, layers)?));

@@ -1,3 +1,5 @@
+//! Claims about what provenance tells, and what it never tells.
+
 use super::*;
 use kiln_oci::ImageConfig;
 use kiln_solver::{Edge, Env, ExecMeta, ExecOp, Metadata, Mount, SecretMount, SecurityMode};
