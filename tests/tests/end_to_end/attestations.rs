@@ -5,7 +5,7 @@ use super::{NONE, busybox, on_busybox};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use kiln_oci::{Descriptor, Digest, Index, Manifest, Reference};
-use kiln_tests::{BaseImage, LayerEntry, Registry, TestContext, members_of};
+use kiln_tests::{BaseImage, FakeRegistry, LayerEntry, Registry, Reply, TestContext, members_of};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -323,6 +323,108 @@ fn an_attested_image_is_kept_pushed_and_built_upon_as_any_other() {
     context.kiln(["tag", &name, &again]).run().success();
     context.kiln(["push", &again]).run().success();
     assert_eq!(registry.manifest("att/app", "1"), registry.manifest("att/app", "2"));
+}
+
+#[test]
+fn each_platform_of_an_index_has_an_attestation_manifest_of_its_own() {
+    let context = TestContext::with_dockerfile("FROM scratch\nARG TARGETARCH\nCOPY f /f-$TARGETARCH\n");
+    context.write("f", "f");
+    let path = context.path("image.tar");
+    let output = format!("type=oci,dest={}", path.display());
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    context
+        .build([platforms, "--attest", "type=sbom", "--attest=type=provenance,mode=max", "-o", &output])
+        .success();
+    let (top, blobs) = archive(&path);
+    let find = |digest: &Digest| blobs.get(digest).cloned();
+    let all = attested(&find, &document(&find, &top.manifests[0]));
+    assert_eq!(all.len(), 2);
+    let invocation = |number: usize| {
+        check_spdx(&all[number].1[SBOM]["predicate"]);
+        all[number].1[PROVENANCE]["predicate"]["runDetails"]["metadata"]["invocationID"].clone()
+    };
+    assert!(invocation(0).is_string() && invocation(0) == invocation(1), "one build, one name");
+    let steps = |number: usize| all[number].1[PROVENANCE]["predicate"]["buildDefinition"].to_string();
+    assert!(steps(0).contains("/f-amd64") && !steps(0).contains("/f-arm64"), "only its own steps");
+}
+
+/// Runs git in a folder, as somebody without settings.
+fn git(folder: &Path, args: &[&str]) -> String {
+    let who = ["-c", "user.name=x", "-c", "user.email=x@x", "-c", "init.defaultBranch=main"];
+    let mut command = Command::new("git");
+    let output = command.args(who).args(args).current_dir(folder).output().expect("git");
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn what_came_from_the_web_is_named_with_its_digest_and_without_passwords() {
+    let context = TestContext::with_dockerfile("FROM scratch\nCOPY f /\n");
+    context.write("f", "f");
+    let tar = Command::new("tar").args(["-cf", "-", "."]).current_dir(context.context()).output();
+    let tar = tar.expect("tar").stdout;
+    let (digest, served) = (Digest::of(&tar), tar.clone());
+    let web = FakeRegistry::start(move |_, target| match target {
+        "/context" | "/added" => Reply::new(200, served.clone()),
+        _ => Reply::new(404, ""),
+    });
+    let address = web.address();
+    let built = |context: &TestContext, place: &str| {
+        let output = format!("type=local,dest={}", context.text("out"));
+        let args = ["build", "--progress=plain", "--provenance=mode=max", "-o", &output, place];
+        context.kiln(args).run().success();
+        let bytes = std::fs::read(context.path("out/provenance.json")).expect("provenance");
+        assert!(!all_text(&bytes).contains("canary"), "{}", all_text(&bytes));
+        let statement: Value = serde_json::from_slice(&bytes).expect("JSON");
+        statement["predicate"]["buildDefinition"].clone()
+    };
+    // The second time it is known from before, and no less told.
+    for _ in 0..2 {
+        let told = built(&context, &format!("http://me:canary@{address}/context"));
+        let expect = json!({"uri": format!("http://{address}/context"), "digest": {"sha256": digest.hex()}});
+        assert_eq!(told["resolvedDependencies"], json!([expect]));
+        let source = &told["externalParameters"]["configSource"];
+        assert_eq!((&source["uri"], &source["digest"]), (&expect["uri"], &expect["digest"]));
+        assert_eq!(told["externalParameters"]["request"]["locals"], json!([]));
+    }
+    let text = format!("FROM scratch\nADD http://me:canary@{address}/added /\n");
+    context.write("Dockerfile", text);
+    for _ in 0..2 {
+        let told = built(&context, &context.text("ctx"));
+        let expect = json!([{"uri": format!("http://{address}/added"), "digest": {"sha256": digest.hex()}}]);
+        assert_eq!(told["resolvedDependencies"], expect);
+    }
+}
+
+#[test]
+fn what_came_from_a_repository_is_named_with_its_commit() {
+    let context = TestContext::with_dockerfile("FROM scratch\nCOPY f /\n");
+    context.write("f", "f");
+    let work = context.context();
+    git(&work, &["init", "-q", "."]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "x"]);
+    let commit = git(&work, &["rev-parse", "HEAD"]);
+    git(&work, &["update-server-info"]);
+    let folder = work.join(".git");
+    let web = FakeRegistry::start(move |_, target| {
+        let path = target.split('?').next().unwrap_or_default().trim_start_matches("/a.git/");
+        std::fs::read(folder.join(path)).map_or_else(|_| Reply::new(404, ""), |bytes| Reply::new(200, bytes))
+    });
+    let address = format!("http://{}/a.git", web.address());
+    let output = format!("type=local,dest={}", context.text("out"));
+    for reference in ["#main", "#main"] {
+        let place = format!("{address}{reference}");
+        context.kiln(["build", "--provenance=mode=min", "-o", &output, &place]).run().success();
+        let bytes = std::fs::read(context.path("out/provenance.json")).expect("provenance");
+        let statement: Value = serde_json::from_slice(&bytes).expect("JSON");
+        let told = &statement["predicate"]["buildDefinition"];
+        let expect = json!([{"uri": place, "digest": {"sha1": commit}}]);
+        assert_eq!(told["resolvedDependencies"], expect);
+        assert_eq!(told["externalParameters"]["configSource"]["digest"]["sha1"], commit);
+        let complete = &statement["predicate"]["runDetails"]["metadata"]["buildkit_completeness"];
+        assert_eq!(complete["resolvedDependencies"], true);
+    }
 }
 
 #[test]

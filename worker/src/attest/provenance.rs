@@ -88,7 +88,7 @@ pub(super) fn predicate(
     let graph = Graph::of(&request.definition, target);
     let materials = graph.materials(request, wanted, facts);
     let is_max = wanted.mode == ProvenanceMode::Max;
-    let (asked, is_all_told) = asked(wanted, &graph);
+    let (asked, is_all_told) = asked(wanted, &graph, &redactor);
     // As in BuildKit: a folder of this machine is no dependency that could be had again.
     let is_complete = asked["locals"].as_array().is_none_or(Vec::is_empty);
     let config_source = config_source(wanted, facts);
@@ -134,12 +134,13 @@ fn config_source(wanted: &ProvenanceRequest, facts: &Facts) -> Value {
 }
 
 /// What was asked for, and whether that is all of it.
-fn asked(wanted: &ProvenanceRequest, graph: &Graph<'_>) -> (Value, bool) {
+fn asked(wanted: &ProvenanceRequest, graph: &Graph<'_>, redactor: &Redactor) -> (Value, bool) {
     let is_max = wanted.mode == ProvenanceMode::Max;
     let is_private = |name: &String| PRIVATE.iter().any(|prefix| name.starts_with(prefix));
     let shown = wanted.args.iter().filter(|(name, _)| is_max || !is_private(name));
-    let args: Map<String, Value> = shown.map(|(name, value)| (name.clone(), value.as_str().into())).collect();
-    let is_all_told = args.len() == wanted.args.len();
+    let args: Map<String, Value> =
+        shown.clone().map(|(name, value)| (redactor.text(name), value.as_str().into())).collect();
+    let is_all_told = shown.count() == wanted.args.len();
     let mut locals: BTreeSet<&str> = graph.locals();
     match wanted.context {
         Some(_) => drop(locals.remove("context")),

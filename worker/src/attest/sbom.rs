@@ -26,8 +26,10 @@ use spdx::Listed;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-/// A larger text is not read, in bytes.
+/// A larger database in text is not read, in bytes.
 const TEXT_BYTES_MAX: u64 = 64 << 20;
+/// A larger file of a language's is not read, in bytes: JSON takes many times its size in memory.
+const LANGUAGE_BYTES_MAX: u64 = 16 << 20;
 /// A larger database of rpm is not read, in bytes.
 const DATABASE_BYTES_MAX: u64 = 1 << 30;
 /// A smaller program can't be Go's, in bytes.
@@ -167,7 +169,7 @@ impl Scan<'_> {
             let resolved = self.view.resolve(path.as_bytes(), true)?;
             if let Some(entry) = resolved.entry
                 && matches!(entry.kind, Kind::File { .. })
-                && let Ok(text) = text_of(&self.tree, &resolved.path)
+                && let Ok(text) = text_of(&self.tree, &resolved.path, LANGUAGE_BYTES_MAX)
             {
                 return Ok(Distribution::read(&text));
             }
@@ -191,7 +193,8 @@ impl Scan<'_> {
 
     /// The packages that a file names, or why it can't be read.
     fn read(&self, tree: &Tree, path: &[u8], form: Form) -> Result<Vec<Package>, String> {
-        let text = || text_of(tree, path);
+        let max_bytes = if form.is_of_system() { TEXT_BYTES_MAX } else { LANGUAGE_BYTES_MAX };
+        let text = || text_of(tree, path, max_bytes);
         match form {
             Form::Dpkg => system::dpkg(&text()?, &self.distribution),
             Form::Apk => system::apk(&text()?, &self.distribution),
@@ -267,12 +270,12 @@ fn in_layer(before: BTreeMap<String, usize>, packages: &[Package], layer: usize)
     packages.iter().map(since).collect()
 }
 
-fn text_of(tree: &Tree, path: &[u8]) -> Result<String, String> {
+fn text_of(tree: &Tree, path: &[u8], max_bytes: u64) -> Result<String, String> {
     let file = tree.open_file(path).map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
-    file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() as u64 > TEXT_BYTES_MAX {
-        return Err(format!("it is larger than {} MiB", TEXT_BYTES_MAX >> 20));
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(format!("it is larger than {} MiB", max_bytes >> 20));
     }
     Ok(match String::from_utf8(bytes) {
         Ok(text) => text,

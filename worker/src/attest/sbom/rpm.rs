@@ -16,6 +16,9 @@ const ENTRIES_MAX: usize = 0xffff;
 /// A larger header is not read; rpm has the same limit, in bytes.
 const HEADER_BYTES_MAX: usize = 256 << 20;
 
+/// More packages are not read.
+const ROWS_MAX: usize = 100_000;
+
 const NAME: u32 = 1000;
 const VERSION: u32 = 1001;
 const RELEASE: u32 = 1002;
@@ -38,10 +41,20 @@ pub(super) fn sqlite(file: &Path, distribution: &Distribution) -> Result<Vec<Pac
     let database = Connection::open_with_flags(file, flags).map_err(told)?;
     // It is a stranger's: nothing in its schema may do anything.
     database.pragma_update(None, "trusted_schema", false).map_err(told)?;
+    // What only passes for a table may take as long as its author likes.
+    let plain =
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'Packages' AND rootpage > 0";
+    let is_plain: i64 = database.query_row(plain, [], |row| row.get(0)).map_err(told)?;
+    if is_plain != 1 {
+        return Err("it has no table of packages".to_owned());
+    }
     let mut query = database.prepare("SELECT blob FROM Packages ORDER BY hnum").map_err(told)?;
     let mut rows = query.query([]).map_err(told)?;
     let mut all = Vec::new();
     while let Some(row) = rows.next().map_err(told)? {
+        if all.len() == ROWS_MAX {
+            return Err(format!("it has more than {ROWS_MAX} packages"));
+        }
         let blob = row.get_ref(0).map_err(told)?;
         let bytes = blob.as_blob().map_err(|e| e.to_string())?;
         all.extend(package(bytes, distribution)?);
@@ -164,6 +177,14 @@ mod tests {
         let expect = "pkg:rpm/fedora/bash@5.2.21-1.fc39?arch=x86_64&distro=fedora-39&epoch=2&upstream=bash-5.2.21-1.fc39.src.rpm";
         assert_eq!(packages.iter().map(|p| p.purl.text()).collect::<Vec<_>>(), [expect]);
         assert_eq!(packages[0].licence.as_deref(), Some("GPL-3.0-or-later"));
+        let view = Connection::open(&file).and_then(|database| {
+            database.execute_batch(
+                "DROP TABLE Packages; CREATE VIEW Packages AS WITH RECURSIVE n(blob) AS
+                 (SELECT 1 UNION ALL SELECT blob + 1 FROM n) SELECT blob, blob AS hnum FROM n",
+            )
+        });
+        assert_eq!(view, Ok(()));
+        assert_eq!(sqlite(&file, &fedora()), Err("it has no table of packages".to_owned()));
         std::fs::write(&file, "SQLite format 3\0 and then nothing").unwrap_or_else(|e| panic!("{e}"));
         assert!(sqlite(&file, &fedora()).is_err());
     }
