@@ -36,7 +36,9 @@ pub(super) fn modules(program: &File) -> io::Result<Vec<Package>> {
         let (at, bytes) = (u64_at(&segment, 8), u64_at(&segment, 32));
         let mut data = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX).min(SEARCHED_BYTES_MAX)];
         let read = read_at(program, &mut data, at)?;
-        if let Some((version, list)) = build_info(&data[..read]) {
+        // The block is aligned in memory, where the segment may begin anywhere.
+        let first = (ALIGNMENT - (u64_at(&segment, 16) % ALIGNMENT as u64) as usize) % ALIGNMENT;
+        if let Some((version, list)) = data[..read].get(first..).and_then(build_info) {
             return Ok(listed(&version, &list));
         }
     }
@@ -143,8 +145,10 @@ mod tests {
         (out[64], out[68]) = (1, 5);
         (out[120], out[124]) = (1, 6);
         out[120 + 9] = 1;
-        out[120 + 32..120 + 34].copy_from_slice(&((block.len() + 32) as u16).to_le_bytes());
-        out.extend_from_slice(&[7; 32]);
+        // In memory they begin eight bytes before an aligned place.
+        out[120 + 16] = 8;
+        out[120 + 32..120 + 34].copy_from_slice(&((block.len() + 8 + 32) as u16).to_le_bytes());
+        out.extend_from_slice(&[7; 8 + 32]);
         out.extend_from_slice(&block);
         out
     }
