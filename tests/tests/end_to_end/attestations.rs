@@ -155,6 +155,13 @@ fn nothing_is_attested_unasked_and_the_image_is_the_same_with_and_without() {
     let index: Index = document(&find, &top.manifests[0]);
     let all = attested(&find, &index);
     assert_eq!(all.len(), 1);
+    // A list of what is in it is the same each time, and so is the index.
+    let id = |flags: &[&str]| {
+        context.build(flags.iter().copied().chain(["--iidfile", &context.text("id")])).success();
+        std::fs::read_to_string(context.path("id")).expect("an id")
+    };
+    assert_eq!(id(&["--sbom"]), id(&["--sbom"]));
+    assert_ne!(id(&["--sbom"]), id(&[]), "the id is that of the index");
     assert_eq!(all[0].0.digest, plain.digest);
     assert_eq!(all[0].1.keys().collect::<Vec<_>>(), [PROVENANCE, SBOM]);
     assert_eq!(all[0].0.platform.as_ref().map(|p| p.os.as_str()), Some("linux"));

@@ -30,9 +30,10 @@ pub(super) fn told(
 ) -> Result<Told, WorkerError> {
     let mut definition = definition.clone();
     definition.target = target.edge;
-    let name = wanted.dockerfile_path.as_str();
+    // It may be an address.
+    let name = redactor.text(&wanted.dockerfile_path);
     let text = redactor.text(&wanted.dockerfile);
-    let message = pb::to_message(&definition, Some(SourceFile { name, text: &text }));
+    let message = pb::to_message(&definition, Some(SourceFile { name: &name, text: &text }));
     let ops = pb::dump(&pb::encode(&definition, None))
         .map_err(|e| WorkerError::Unsupported(format!("provenance with mode=max for this build ({e})")))?;
     let ops = needed(ops);
