@@ -198,6 +198,21 @@ mod tests {
         }
     }
 
+    /// Locked by other code: libsodium's secretbox, OpenSSL's scrypt. Nobody trusts it.
+    const OF_OTHERS: &str = include_str!("key/test.key");
+    const ITS_PUBLIC_HALF: &str = include_str!("key/test.pub");
+
+    #[test]
+    fn a_key_that_other_code_locked_is_unlocked_and_is_that_key() {
+        let key = SigningKey::read(OF_OTHERS, Some(b"correct horse")).unwrap_or_else(|e| panic!("{e}"));
+        let signature = key.sign(b"message").unwrap_or_else(|e| panic!("{e}"));
+        let (_, public) = pem(ITS_PUBLIC_HALF).unwrap_or_default();
+        // The point is what a SubjectPublicKeyInfo ends with.
+        let point = &public[public.len() - 65..];
+        let verified = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(b"message", &signature);
+        assert!(verified.is_ok());
+    }
+
     #[test]
     fn a_key_that_can_not_be_used_is_told_apart() {
         let pkcs8 = pkcs8();

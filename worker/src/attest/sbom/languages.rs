@@ -268,6 +268,54 @@ mod tests {
     }
 
     #[test]
+    fn no_text_makes_a_reader_panic() {
+        type Reader = fn(&str) -> Result<Vec<Package>, String>;
+        let readers: [Reader; 9] = [
+            package_json,
+            package_lock,
+            yarn_lock,
+            |text| toml_lock("pypi", text),
+            python_metadata,
+            requirements,
+            gemfile_lock,
+            composer,
+            |text| crate::attest::sbom::system::dpkg(text, &Default::default()),
+        ];
+        let parts = [
+            "\"@a/b@^1\":\n",
+            "  version \"",
+            "é",
+            "@",
+            "\"",
+            "[[package]]\n",
+            "name = \"x\"\n",
+            "=",
+            "==1[",
+            "(",
+            ")\n",
+            "  specs:\n    ",
+            "a (1-",
+            "{\"packages\":",
+            "[{\"name\":\"é/\"}]",
+            "}",
+            "Name: é\n",
+            "Version:",
+            "\n\n",
+            " ",
+            "",
+        ];
+        // All texts of three parts.
+        for first in parts {
+            for second in parts {
+                for third in parts {
+                    let text = [first, second, third].concat();
+                    readers.iter().for_each(|read| drop(read(&text)));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_python_has_is_read_from_metadata_and_from_pins() {
         let text =
             "Metadata-Version: 2.1\nName: Flask_Cors\nVersion: 4.0.0\nLicense: MIT\n\nName: not this\n";
