@@ -493,6 +493,14 @@ fn referrers_leave_the_image_as_it_is_and_are_listed_at_the_registry_and_in_layo
     let other = TestContext::with_dockerfile("FROM l\nRUN cat /x > /y\n");
     let named = format!("l=oci-layout://{}:latest", context.text("layout"));
     other.image(["--build-context", &named]).file_is("/y", "x\n");
+    // Where the folder lies is not told.
+    let output = format!("type=local,dest={}", other.text("out"));
+    other.build(["--build-context", &named, "--provenance=mode=max", "-o", &output]).success();
+    let bytes = std::fs::read(other.path("out/provenance.json")).expect("provenance");
+    let (told, parent) = (all_text(&bytes), context.path("layout"));
+    assert!(told.contains("pkg:oci/layout@latest") && told.contains(&plain.hex()), "{told}");
+    let parent = parent.parent().expect("a parent").to_string_lossy().into_owned();
+    assert!(!told.contains(&parent), "{told}");
     context.build(args).fails_with(2).says("--attest-as");
 }
 

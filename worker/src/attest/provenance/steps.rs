@@ -7,6 +7,7 @@ use crate::attest::redact::Redactor;
 use crate::worker::Target;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use kiln_oci::LAYOUT_SCHEME;
 use kiln_solver::Definition;
 use kiln_solver::pb::messages::{Action, Op, OpKind};
 use kiln_solver::pb::{self, DumpedOp, SourceFile};
@@ -101,6 +102,11 @@ fn shown(op: &Op, redactor: &Redactor) -> (Value, bool) {
                     made.data = redactor.bytes(&made.data);
                 }
             }
+        }
+        // Where the folder lies is nobody's business.
+        Some(OpKind::Source(source)) if source.identifier.starts_with(LAYOUT_SCHEME) => {
+            let name = source.identifier.rsplit('/').next().unwrap_or_default();
+            source.identifier = format!("{LAYOUT_SCHEME}{name}");
         }
         _ => {}
     }
