@@ -45,7 +45,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: CacheMountCommand,
     },
-    /// Look after the file in which build --lock pins images
+    /// Look after the file in which build --lock pins images, branches and web files
     Lock {
         #[command(subcommand)]
         what: LockCommand,
@@ -65,7 +65,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LockCommand {
-    /// Ask registries again, and write what moved
+    /// Ask registries, git servers and the web again, and write what moved
     Update(LockUpdateArgs),
 }
 
@@ -77,9 +77,18 @@ pub(crate) struct LockUpdateArgs {
     /// Registries that may be spoken to without TLS
     #[arg(long, value_name = "HOST")]
     pub insecure_registry: Vec<String>,
-    /// The images [default: all that are in the file]
-    #[arg(value_name = "REF")]
-    pub references: Vec<String>,
+    /// Ask nobody for anything, which is an error here [default: $KILN_OFFLINE]
+    #[arg(long)]
+    pub offline: bool,
+    /// A secret that git and web servers want, as id=GIT_AUTH_TOKEN
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
+    /// An ssh agent or key for git servers
+    #[arg(long, value_name = "AGENT")]
+    pub ssh: Vec<String>,
+    /// The images, git addresses with their refs, and web addresses [default: all that are in the file]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
 }
 
 /// How progress is shown.
@@ -211,9 +220,12 @@ pub(crate) struct BuildArgs {
     /// Ask nobody for anything: what is not here is an error [default: $KILN_OFFLINE]
     #[arg(long)]
     pub offline: bool,
-    /// Take images by the digests that a file pins, and pin what it has not
+    /// Take images, branches and web files as a file pins them, and pin what it has not
     #[arg(long, value_name = "FILE")]
     pub lock: Option<PathBuf>,
+    /// Leave the lock file as it is: what it does not pin is an error
+    #[arg(long, requires = "lock")]
+    pub locked: bool,
     /// How many steps run at once at most [default: 8 for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,

@@ -10,8 +10,10 @@ mod request;
 mod resolver;
 mod tell;
 
+pub(crate) use agents::of as ssh_agents;
 pub(crate) use options::{build_args, options};
-pub(crate) use resolver::Resolver;
+pub(crate) use request::secrets;
+pub(crate) use resolver::{Resolver, age_text};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::caches::Caches;
@@ -19,6 +21,7 @@ use crate::check::{self, CheckFormat};
 use crate::contexts;
 use crate::error::{CommandError, is_registry};
 use crate::failure;
+use crate::lock::LockFile;
 use crate::outputs;
 use crate::plain::Plain;
 use crate::render::{self, Source};
@@ -27,7 +30,8 @@ use crate::stderr::say;
 use graph::Graph;
 use kiln_frontend::{BuildOptions, EpochSource, ImageRequest, LowerError, Lowered};
 use kiln_grammar::{Diagnostic, Parse, Severity, Span};
-use kiln_worker::{BuildRequest, CancelToken, LocalFolder, PullPolicy, Worker, WorkerError};
+use kiln_oci::Platform;
+use kiln_worker::{BuildRequest, CancelToken, LocalFolder, Output, PullPolicy, Worker, WorkerError};
 use platforms::Platforms;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,33 +56,22 @@ fn build(
 ) -> Result<(), CommandError> {
     let platforms = Platforms::of(&args)?;
     let asked = attest::asked(&args)?;
-    let is_index = platforms.is_index || asked.makes_index();
-    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
-    let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
-    asked.check(&outputs, is_index)?;
+    let outputs = outputs_of(&args, platforms.is_index, &asked)?;
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
     let caches = Caches::of(&args.cache_from, &args.cache_to)?;
-    let worker = opened(&args, &caches.insecure_registries(&args.insecure_registry), open)?;
+    let (worker, lock) = opened(&args, &caches.insecure_registries(&args.insecure_registry), open)?;
     let inputs = contexts::read(&args, &worker)?;
+    tell::tell_of_age(worker.pins());
     let source = Source { name: &inputs.name, text: &inputs.dockerfile };
     let parse = kiln_grammar::parse(&inputs.dockerfile);
     refuse_mistakes(&parse, source, &args)?;
     let (named, folders) = contexts::named(&args)?;
     let folders = local_folders(&args, &inputs, folders);
     let options = options(&args, &inputs, named)?;
-    let mut resolver = Resolver::of(&args, &worker)?;
-    let mut all = Vec::new();
-    let mut times = Times::new();
-    for platform in platforms.all {
-        let mut options = BuildOptions { target_platform: platform, ..options.clone() };
-        // A check needs no times, and reports what is wrong with their names by itself.
-        if !args.check {
-            settle_time(&parse, &mut options, source, &mut resolver, &mut times, &args)?;
-        }
-        all.push(options);
-    }
+    let mut resolver = Resolver::of(&args, &worker, lock);
+    let all = options_of_all(&args, &parse, &options, source, &mut resolver, platforms.all)?;
     if args.check {
         return check_all(&parse, &all, source, &mut resolver, args.format.unwrap_or_default());
     }
@@ -86,13 +79,19 @@ fn build(
     for options in &all {
         graph.add(options.target_platform.clone(), lower(&parse, options, source, &mut resolver)?);
     }
-    resolver.save_lock()?;
+    resolver.save_lock(&args)?;
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let place = report::place(&args, &parse, &options);
     let attest = asked.settled(&args, &inputs, &options)?;
-    let request =
-        request::request(&args, graph, resolver.images, folders, (outputs, attest), (&options, place))?;
+    let request = request::request(
+        &args,
+        graph,
+        std::mem::take(&mut resolver.images),
+        folders,
+        (outputs, attest),
+        (&options, place),
+    )?;
     let request = BuildRequest { cache_imports: caches.imports, cache_exports: caches.exports, ..request };
     let told = failure::Told {
         source,
@@ -102,8 +101,11 @@ fn build(
     };
     let plain = Plain::new(quiet || args.progress == ProgressMode::None);
     let result = report.watch(&plain, |sink| worker.build(&request, sink, cancel));
+    tell::tell_of_age(worker.pins());
+    let saved = resolver.save_lock(&args);
     report.tell(quiet)?;
     let result = result.map_err(|e| failure::of_step(e, told))?;
+    saved?;
     if args.dry_run {
         return Ok(());
     }
@@ -111,6 +113,36 @@ fn build(
     failure::tell_of_unused(&unused);
     failure::tell_of_frontend(&options);
     tell::tell(&args, quiet, &result, &warnings, source)
+}
+
+/// Where the result goes.
+fn outputs_of(args: &BuildArgs, is_index: bool, asked: &attest::Asked) -> Result<Vec<Output>, CommandError> {
+    let is_index = is_index || asked.makes_index();
+    let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
+    let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
+    asked.check(&outputs, is_index)?;
+    Ok(outputs)
+}
+
+/// The options for each platform, with the times that they name.
+fn options_of_all(
+    args: &BuildArgs,
+    parse: &Parse,
+    options: &BuildOptions,
+    source: Source<'_>,
+    resolver: &mut Resolver<'_>,
+    platforms: Vec<Platform>,
+) -> Result<Vec<BuildOptions>, CommandError> {
+    let (mut all, mut times) = (Vec::new(), Times::new());
+    for platform in platforms {
+        let mut options = BuildOptions { target_platform: platform, ..options.clone() };
+        // A check needs no times, and reports what is wrong with their names by itself.
+        if !args.check {
+            settle_time(parse, &mut options, source, resolver, &mut times, args)?;
+        }
+        all.push(options);
+    }
+    Ok(all)
 }
 
 /// The folders that the graph may read, by their names in it.
@@ -128,28 +160,37 @@ fn local_folders(
     folders.collect()
 }
 
-/// The store, and the network unless nobody is to be asked.
+/// The store, held to the lock file, if there is one; and the network unless nobody is to be asked.
 pub(crate) fn opened(
     args: &BuildArgs,
     insecure_registries: &[String],
     open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
-) -> Result<Worker, CommandError> {
-    let named = std::env::var("KILN_OFFLINE").unwrap_or_default();
-    let flag = match kiln_frontend::boolean(&named) {
-        _ if args.offline => Some("--offline"),
-        Some(true) => Some("KILN_OFFLINE"),
-        Some(false) => None,
-        None if named.is_empty() => None,
-        None => return Err(CommandError::usage("KILN_OFFLINE", format!("`{named}` is neither 1 nor 0"))),
-    };
+) -> Result<(Worker, Option<LockFile>), CommandError> {
+    let flag = offline_flag(args.offline)?;
     if let (Some(flag), Some(PullPolicy::Always)) = (flag, args.pull) {
         return Err(CommandError::usage("--pull=always", format!("{flag} says that nobody is asked")));
     }
+    let lock = LockFile::of(args)?;
     let mut worker = open(insecure_registries)?;
     if let Some(flag) = flag {
         worker.go_offline(flag);
     }
-    Ok(worker)
+    if let Some(lock) = &lock {
+        worker.hold_to(lock.pins());
+    }
+    Ok((worker, lock))
+}
+
+/// What says that nobody is asked: the flag, if it is given, or the environment.
+pub(crate) fn offline_flag(is_given: bool) -> Result<Option<&'static str>, CommandError> {
+    let named = std::env::var("KILN_OFFLINE").unwrap_or_default();
+    match kiln_frontend::boolean(&named) {
+        _ if is_given => Ok(Some("--offline")),
+        Some(true) => Ok(Some("KILN_OFFLINE")),
+        Some(false) => Ok(None),
+        None if named.is_empty() => Ok(None),
+        None => Err(CommandError::usage("KILN_OFFLINE", format!("`{named}` is neither 1 nor 0"))),
+    }
 }
 
 /// What `SOURCE_DATE_EPOCH` has named so far, and the times that were found out.

@@ -86,7 +86,7 @@ pub(crate) fn dockerfile_here(args: &BuildArgs) -> Result<Option<Inputs>, Comman
 }
 
 /// Whether a context is not a folder of this machine.
-fn is_remote(context: &str) -> bool {
+pub(crate) fn is_remote(context: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|p| context.starts_with(p))
 }
 

@@ -69,14 +69,14 @@ fn llb(
     }
     let format = args.format;
     let args = args.source.into_build_args()?;
-    let worker = build::opened(&args, &args.insecure_registry, open)?;
+    let (worker, lock) = build::opened(&args, &args.insecure_registry, open)?;
     let inputs = contexts::read(&args, &worker)?;
     let parse = kiln_grammar::parse(&inputs.dockerfile);
     let source = source_of(&inputs);
     build::refuse_mistakes(&parse, source, &args)?;
     let (named, _) = contexts::named(&args)?;
     let mut options = build::options(&args, &inputs, named)?;
-    let mut resolver = Resolver::of(&args, &worker)?;
+    let mut resolver = Resolver::of(&args, &worker, lock);
     build::settle_time(&parse, &mut options, source, &mut resolver, &mut build::Times::new(), &args)?;
     let lowered = build::lower(&parse, &options, source, &mut resolver)?;
     let file = pb::SourceFile { name: &inputs.name, text: &inputs.dockerfile };
@@ -147,7 +147,7 @@ fn dockerfile(
 ) -> Result<Inputs, CommandError> {
     match contexts::dockerfile_here(args)? {
         Some(inputs) => Ok(inputs),
-        None => contexts::read(args, &open(&args.insecure_registry)?),
+        None => contexts::read(args, &build::opened(args, &args.insecure_registry, open)?.0),
     }
 }
 

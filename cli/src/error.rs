@@ -38,6 +38,11 @@ pub(crate) enum CommandError {
         "the store has {count} damaged things: kiln fsck --repair forgets them; build or pull named images again"
     )]
     Damaged { count: usize },
+    /// A command is there to ask, and may not.
+    #[error(
+        "{command} asks what names stand for now, and with {flag} nobody is asked: run it without {flag}"
+    )]
+    Offline { command: &'static str, flag: &'static str },
     /// A step failed; `text` shows where.
     #[error("{text}")]
     Step { text: String, error: Box<WorkerError> },
@@ -58,6 +63,7 @@ impl CommandError {
             | CommandError::Context(_)
             | CommandError::Dockerfile { .. } => 2,
             CommandError::Damaged { .. }
+            | CommandError::Offline { .. }
             | CommandError::Signals(_)
             | CommandError::File { .. }
             | CommandError::Findings { .. } => 1,

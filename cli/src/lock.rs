@@ -1,161 +1,171 @@
-//! The lock file: which digest each tag stands for, made to be committed.
-//!
-//! ```text
-//! {
-//!   "images": {
-//!     "docker.io/library/alpine:3.20": "sha256:…"
-//!   },
-//!   "version": 1
-//! }
-//! ```
-//! The digest is that of the index where there is one, so that it serves all platforms.
-//! It does not know how registries are asked.
+//! The lock file: what tags, branches and web files stand for, made to be committed.
+//! It does not know how registries and servers are asked, nor the file's form.
 
-use crate::args::LockUpdateArgs;
+mod text;
+mod update;
+
+pub(crate) use update::update;
+
+use crate::args::BuildArgs;
+use crate::contexts::read_limited;
 use crate::error::CommandError;
+use crate::stderr::say;
 use kiln_oci::{Digest, Reference};
-use kiln_worker::{Image, ImageName, Worker, WorkerError};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
+use kiln_worker::{Image, ImageName, PinError, Pins, change_whole};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use text::Entries;
 
-/// The version that is read and written.
-const VERSION: u32 = 1;
+/// A lock file that is larger is refused: 4 MiB, as documents are.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// A lock file that was read.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     path: PathBuf,
-    text: Text,
-    is_changed: bool,
-}
-
-/// What is in the file.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct Text<D = Digest> {
-    images: BTreeMap<String, D>,
-    version: u32,
+    is_locked: bool,
+    /// The images of the file, and those that this build adds.
+    images: BTreeMap<String, Digest>,
+    added: BTreeMap<String, Digest>,
+    /// The same of other sources.
+    pins: Arc<Pins>,
+    /// What was warned of.
+    told: BTreeSet<String>,
 }
 
 impl LockFile {
-    /// Reads a file; one that is not there pins nothing yet.
-    pub(crate) fn read_or_new(path: &Path) -> Result<LockFile, CommandError> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => parse(path, &text)?,
-            Err(e) if e.kind() == ErrorKind::NotFound => Text { images: BTreeMap::new(), version: VERSION },
-            Err(e) => return Err(CommandError::file("read", path)(e)),
+    /// Reads the file that a build is given. One that is not there pins nothing yet, unless nothing may be added.
+    pub(crate) fn of(args: &BuildArgs) -> Result<Option<LockFile>, CommandError> {
+        let Some(path) = &args.lock else { return Ok(None) };
+        let Entries { images, sources } = match read(path)? {
+            Some(entries) => entries,
+            None if args.locked => return Err(missing(path)),
+            None => Entries::default(),
         };
-        Ok(LockFile { path: path.to_owned(), text, is_changed: false })
+        let pins = Arc::new(Pins::new(path.display().to_string(), sources, args.locked));
+        let (path, is_locked) = (path.clone(), args.locked);
+        let (added, told) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Some(LockFile { path, is_locked, images, added, pins, told }))
     }
 
-    /// The name with the digest that the file has for it.
-    pub(crate) fn pinned(&self, name: ImageName) -> ImageName {
-        let digest = match &name {
-            ImageName::Registry(reference) if reference.digest().is_none() => {
-                self.text.images.get(&reference.to_string()).map(|digest| reference.with_digest(*digest))
+    /// What sources other than images are held to.
+    pub(crate) fn pins(&self) -> Arc<Pins> {
+        self.pins.clone()
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// The name with the digest that the file has for it. A name without one is refused if none may be added.
+    pub(crate) fn pinned(&self, name: &ImageName) -> Result<ImageName, PinError> {
+        let ImageName::Registry(reference) = name else { return Ok(name.clone()) };
+        if let Some(asked) = reference.digest() {
+            return self.agrees(reference, asked).map(|()| name.clone());
+        }
+        match self.images.get(&reference.to_string()) {
+            Some(digest) => Ok(reference.with_digest(*digest).into()),
+            None if self.is_locked => {
+                Err(PinError::Locked { file: self.name(), name: reference.to_string() })
             }
-            _ => None,
-        };
-        digest.map_or(name, ImageName::from)
-    }
-
-    /// Pins what a name stands for, if that came of a registry.
-    pub(crate) fn add(&mut self, image: &Image) {
-        if let ImageName::Registry(reference) = &image.name
-            && reference.digest().is_none()
-            && image.is_of_registry
-        {
-            self.set(reference, image.top);
+            None => Ok(name.clone()),
         }
     }
 
-    /// Pins a name. If that is new: what it was pinned to before, if it was.
-    fn set(&mut self, reference: &Reference, digest: Digest) -> Option<Option<Digest>> {
-        let old = self.text.images.insert(reference.to_string(), digest);
-        let moved = old != Some(digest);
-        self.is_changed |= moved;
-        moved.then_some(old)
+    /// Whether a digest that the Dockerfile gives a tag is that of the file, if it has one for the tag.
+    fn agrees(&self, reference: &Reference, asked: Digest) -> Result<(), PinError> {
+        let tag = reference.tag().and_then(|tag| reference.with_tag(tag).ok());
+        let tag = tag.map_or_else(String::new, |tag| tag.to_string());
+        match self.images.get(&tag).filter(|pinned| **pinned != asked) {
+            Some(pinned) => Err(PinError::Disagrees {
+                file: self.name(),
+                name: tag.clone(),
+                pinned: pinned.to_string(),
+                asked: asked.to_string(),
+            }),
+            None => Ok(()),
+        }
     }
 
-    /// Writes the file, whole or not at all, if something in it is new.
+    /// What a name's absence from the file, or from the store, is called where nobody may be asked.
+    pub(crate) fn not_asked(&self, name: &str, flag: &'static str) -> Option<PinError> {
+        let Ok(ImageName::Registry(reference)) = name.parse() else { return None };
+        if reference.digest().is_some() {
+            return None;
+        }
+        let (file, name) = (self.name(), reference.to_string());
+        Some(match self.images.get(&name) {
+            Some(pinned) => PinError::NotHere { file, name, pinned: pinned.to_string(), flag },
+            None => PinError::Unknown { file, name, flag },
+        })
+    }
+
+    /// Pins what a name stands for. What no registry has can't be pinned: that is told.
+    pub(crate) fn add(&mut self, image: &Image) {
+        let ImageName::Registry(reference) = &image.name else { return };
+        let name = reference.to_string();
+        if reference.digest().is_some() {
+            return;
+        }
+        if image.is_of_registry {
+            self.added.insert(name, image.top);
+        } else if self.told.insert(name.clone()) {
+            let file = self.name();
+            say(&format!(
+                "warning: {file} does not pin {name}: the store's own image was taken, which is not what a registry \
+                 said last; --pull=newer asks for it"
+            ));
+        }
+    }
+
+    /// Adds to the file what this build has found out. What another process has added meanwhile stays.
     pub(crate) fn save(&mut self) -> Result<(), CommandError> {
-        if !self.is_changed {
+        let mine = Entries { images: self.added.clone(), sources: self.pins.learnt() };
+        if self.is_locked || mine.is_empty() {
             return Ok(());
         }
-        let text = serde_json::to_string_pretty(&self.text).unwrap_or_default() + "\n";
-        kiln_worker::write_whole(&self.path, text.as_bytes())?;
-        self.is_changed = false;
+        let mut others = Vec::new();
+        change(&self.path, |entries| {
+            others = entries.add(&mine);
+        })?;
+        for (name, theirs, ours) in others {
+            if self.told.insert(name.clone()) {
+                let file = self.name();
+                say(&format!(
+                    "warning: another process pinned {name} to {theirs} in {file} meanwhile; this build took {ours}"
+                ));
+            }
+        }
         Ok(())
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Text, CommandError> {
-    let refused = |line: usize, what: String| {
-        let argument = format!("--lock {}:{}", path.display(), line.max(1));
-        CommandError::usage(argument, format!("{what}; mend it, or remove it to have it made anew"))
-    };
-    let read: Text<String> = serde_json::from_str(text).map_err(|e| refused(e.line(), e.to_string()))?;
-    if read.version != VERSION {
-        return Err(refused(1, format!("it has version {}, this kiln reads {VERSION}", read.version)));
+/// What a file has; nothing if it is not there.
+fn read(path: &Path) -> Result<Option<Entries>, CommandError> {
+    match read_limited(path, BYTES_MAX) {
+        Ok(bytes) => text::parse(path, &bytes).map(Some),
+        Err(CommandError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(CommandError::Context(_)) => {
+            Err(CommandError::usage(format!("--lock {}", path.display()), "it is not a regular file"))
+        }
+        Err(e) => Err(e),
     }
-    let mut images = BTreeMap::new();
-    for (name, digest) in read.images {
-        let named = format!("\"{name}\"");
-        let line = text.lines().position(|line| line.contains(&named)).map_or(1, |at| at + 1);
-        let parsed = digest.parse().map_err(|e| refused(line, format!("{name}: {e}")))?;
-        images.insert(name, parsed);
-    }
-    Ok(Text { images, version: VERSION })
 }
 
-/// Asks again for what the file has, or for what is named, and writes what moved.
-pub(crate) fn update(
-    args: &LockUpdateArgs,
-    open: impl FnOnce(&[String]) -> Result<Worker, WorkerError>,
-) -> Result<(), CommandError> {
-    let mut lock = LockFile::read_or_new(&args.lock)?;
-    let named = match args.references.as_slice() {
-        [] => lock.text.images.keys().cloned().collect(),
-        given => given.to_vec(),
-    };
-    let mut references = Vec::new();
-    for name in named {
-        match name.parse::<Reference>() {
-            Ok(reference) if reference.digest().is_none() => references.push(reference),
-            Ok(_) => return Err(CommandError::usage(name, "it has a digest, and never moves")),
-            Err(e) => return Err(CommandError::usage(name, e.to_string())),
-        }
-    }
-    let worker = open(&args.insecure_registry)?;
-    let mut moved = String::new();
-    for (reference, answer) in references.iter().zip(worker.ask(&references)) {
-        let now = answer?;
-        if let Some(old) = lock.set(reference, now) {
-            let old = old.map_or_else(String::new, |old| format!("{old} → "));
-            moved.push_str(&format!("{} {old}{now}\n", reference.familiar()));
-        }
-    }
-    lock.save()?;
-    let mut out = std::io::stdout();
-    out.write_all(moved.as_bytes()).map_err(CommandError::file("write to", "standard output"))
+fn missing(path: &Path) -> CommandError {
+    CommandError::file("read", path)(rustix::io::Errno::NOENT.into())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bad_file_is_named_with_its_line() {
-        for (text, want) in [
-            ("{\n  \"images\": {\n    \"a\": \"sha256:12\"\n  },\n  \"version\": 1\n}\n", "kiln.lock:3"),
-            ("{\"images\": {}, \"version\": 2}", "it has version 2"),
-            ("", "kiln.lock:1"),
-            ("{\n\"webs\": {}}", "kiln.lock:2"),
-        ] {
-            let error = parse(Path::new("kiln.lock"), text).err().map(|e| e.to_string());
-            assert!(error.as_ref().is_some_and(|e| e.contains(want)), "{text}: {error:?}");
-        }
-    }
+/// Changes a file while nobody else does, and writes it whole or not at all, if something in it is new. It keeps its
+/// mode. A symbolic link, which is the user's own as the path is, is followed: what it leads to is replaced, and the
+/// link stays, so that a lock file may be shared by folders.
+fn change(path: &Path, mut add: impl FnMut(&mut Entries)) -> Result<(), CommandError> {
+    change_whole(path, BYTES_MAX, |before| {
+        let before = before.map(|bytes| text::parse(path, bytes)).transpose()?;
+        let mut entries = before.clone().unwrap_or_default();
+        add(&mut entries);
+        Ok((before.as_ref() != Some(&entries)).then(|| text::print(&entries).into_bytes()))
+    })
 }

@@ -76,6 +76,11 @@ fn noticed(lines: &[(u32, u32)], notice: Notice<'_>) -> Noticed {
             format!("the image has no group `{name}`: the files belong to the group of their owner"),
             format!("add {name} before this, as RUN groupadd {name} does, or give a number"),
         ),
+        Notice::RunAgain => (
+            "this step failed while the store's disk was full: room was made there, and it runs once more"
+                .to_owned(),
+            "give the store more room: kiln prune, --store-max, or --root on another disk".to_owned(),
+        ),
     };
     Noticed { lines: lines.to_vec(), message, hint }
 }

@@ -91,14 +91,14 @@ impl Snapshotter {
     /// Reads the files of a layer and finishes it.
     pub(crate) fn commit_entries(
         &self,
-        active: Active,
+        mut active: Active,
         root: &OwnedFd,
         mut entries: Entries,
     ) -> Result<Committed, SnapshotError> {
         let written = write_tar(root.as_fd(), &entries, Reading::First, &mut io::sink())?;
         learn(&mut entries, written.files);
         let tar = OnceLock::from(LayerTar { diff_id: written.diff_id, bytes: written.bytes });
-        self.finish(active, Arc::new(LayerIndex { entries, tar, unresolved_links: Vec::new() }))
+        self.finish(&mut active, Arc::new(LayerIndex { entries, tar, unresolved_links: Vec::new() }))
     }
 
     /// Writes the tar of a layer, byte for byte what its digest is of. An error says if it is

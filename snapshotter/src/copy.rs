@@ -44,8 +44,11 @@ pub struct Reuse<'a> {
     /// What is known already of the file at a path beneath the source: how it was when it was looked at, and the
     /// digest of its bytes if it has no attributes. It is not looked at again; that it is still so is for the
     /// caller to see to, once the copy is done.
-    pub seen: &'a (dyn Fn(&[u8]) -> Option<(NodeStat, Digest)> + 'a),
+    pub seen: &'a Seen<'a>,
 }
+
+/// What a path beneath a source was when it was looked at.
+pub type Seen<'a> = dyn Fn(&[u8]) -> Option<(NodeStat, Digest)> + 'a;
 
 /// What becomes of one path beneath a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,11 +70,14 @@ impl Snapshotter {
     }
 
     /// Works the digest of a layer's tar out, for which all of it is read, and finishes the layer.
-    pub fn complete(&self, layer: Digesting) -> Result<Committed, SnapshotError> {
+    /// After an error it can be done again.
+    pub fn complete(&self, layer: &mut Digesting) -> Result<Committed, SnapshotError> {
         let Digesting { active, root, index, content: _ } = layer;
-        let written = write_tar(root.as_fd(), &index.entries, Reading::Again, &mut io::sink())?;
-        let _ = index.tar.set(LayerTar { diff_id: written.diff_id, bytes: written.bytes });
-        self.finish(active, index)
+        if index.tar.get().is_none() {
+            let written = write_tar(root.as_fd(), &index.entries, Reading::Again, &mut io::sink())?;
+            let _ = index.tar.set(LayerTar { diff_id: written.diff_id, bytes: written.bytes });
+        }
+        self.finish(active, index.clone())
     }
 }
 

@@ -25,7 +25,7 @@ mod unpack;
 mod view;
 
 pub use commit::CommitOptions;
-pub use copy::{Copied, CopyOptions, Reuse, Verdict, copy_tree};
+pub use copy::{Copied, CopyOptions, Reuse, Seen, Verdict, copy_tree};
 pub use deferred::{Begun, Digesting};
 pub use error::SnapshotError;
 pub use extract::{ExtractOptions, extract_archive};

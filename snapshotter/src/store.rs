@@ -266,7 +266,7 @@ impl Snapshotter {
     /// Ends the making of `active`, whose files are those of `index`.
     pub(crate) fn finish(
         &self,
-        mut active: Active,
+        active: &mut Active,
         index: Arc<LayerIndex>,
     ) -> Result<Committed, SnapshotError> {
         node::remove_all(&active.dir, b"work").map_err(cannot("remove", b"work"))?;

@@ -41,14 +41,14 @@ impl Snapshotter {
     /// byte. The directories that the tar does not name, and hard links to what only a layer below
     /// can hold, stay open until [`Snapshotter::settle`].
     pub fn unpack(&self, tar: &mut dyn Read, diff_id: &DiffId) -> Result<Committed, SnapshotError> {
-        let active = self.prepare()?;
+        let mut active = self.prepare()?;
         let (census, digest, tar_bytes) = self.unpack_into(&active, tar)?;
         if DiffId(digest) != *diff_id {
             return Err(SnapshotError::WrongDiffId { expected: *diff_id, actual: DiffId(digest) });
         }
         let (entries, unresolved_links) = census.finish();
         let tar = OnceLock::from(LayerTar { diff_id: *diff_id, bytes: tar_bytes });
-        self.finish(active, Arc::new(LayerIndex { entries: sorted(entries), tar, unresolved_links }))
+        self.finish(&mut active, Arc::new(LayerIndex { entries: sorted(entries), tar, unresolved_links }))
     }
 
     fn unpack_into(

@@ -18,7 +18,7 @@ mod statement;
 mod storage;
 
 pub use key::{SignKeyError, SigningKey};
-pub(crate) use provenance::{Facts, Pin};
+pub(crate) use provenance::{Facts, Fetched};
 pub use provenance::{ProvenanceMode, ProvenanceRequest};
 pub(crate) use referrers::{listed, push_referrers};
 pub(crate) use sign::push_signature;

@@ -10,7 +10,7 @@ mod mounts;
 mod sharing;
 mod step;
 
-use crate::attest::Pin;
+use crate::attest::Fetched;
 use crate::cache::{Exports, Imports};
 use crate::cdi::{Device, Granted};
 use crate::explain::Journal;
@@ -18,6 +18,7 @@ use crate::images::{Image, Images};
 use crate::layer::Stack;
 use crate::local::LocalSource;
 use crate::memo::Memo;
+use crate::pins::Pins;
 use crate::progress::{Progress, ProgressSink};
 use crate::reads::Reads;
 use crate::store::Store;
@@ -28,8 +29,8 @@ use kiln_oci::{ChainId, Digest, Hasher};
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{CommitOptions, TreeView};
 use kiln_solver::{
-    Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId,
-    bases,
+    Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, SourceOp, Vertex,
+    VertexId, bases,
 };
 use known::{Added, Record};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -58,6 +59,8 @@ pub(crate) struct Build<'a> {
     /// The shared caches that it reads, and those that it writes.
     pub imports: &'a Imports,
     pub exports: &'a Exports,
+    /// What the sources from the network are held to.
+    pub pins: Arc<Pins>,
     /// What is noted of the steps, to tell of them at the end.
     pub journal: Arc<Journal>,
     /// The images that the graph names, by identifier.
@@ -83,7 +86,7 @@ pub(crate) struct Build<'a> {
     committed: AtomicBool,
     begun_caches: Mutex<HashSet<String>>,
     /// What sources from the network turned out to be, by their identifiers.
-    pins: Mutex<BTreeMap<String, Pin>>,
+    fetched: Mutex<BTreeMap<String, Fetched>>,
     /// The devices of the steps that have some.
     devices: OnceLock<Granted>,
 }
@@ -121,6 +124,7 @@ impl<'a> Build<'a> {
             cancel,
             imports,
             exports,
+            pins: Arc::default(),
             journal: Arc::default(),
             known_images,
             results: Mutex::default(),
@@ -135,19 +139,26 @@ impl<'a> Build<'a> {
             locals: Mutex::default(),
             committed: AtomicBool::new(false),
             begun_caches: Mutex::default(),
-            pins: Mutex::default(),
+            fetched: Mutex::default(),
             devices: OnceLock::new(),
         }
     }
 
     /// Notes what a source from the network turned out to be.
-    pub fn note_pin(&self, identifier: &str, pin: Pin) {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner).insert(identifier.to_owned(), pin);
+    pub fn note_fetched(&self, source: &SourceOp, fetched: Fetched) {
+        let mut all = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(source.identifier.clone(), fetched);
     }
 
     /// What sources from the network turned out to be so far, by their identifiers.
-    pub fn pins(&self) -> BTreeMap<String, Pin> {
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn fetched(&self) -> BTreeMap<String, Fetched> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Holds the sources from the network to `pins`.
+    pub fn held_to(mut self, pins: &Arc<Pins>) -> Build<'a> {
+        self.pins = pins.clone();
+        self
     }
 
     /// Notes what happens in `journal`.

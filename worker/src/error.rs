@@ -7,6 +7,8 @@ use crate::cache::CacheError;
 use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
 use crate::emulation::ForeignProgram;
+use crate::keeping::Shortage;
+use crate::pins::PinError;
 use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
 use kiln_registry::RegistryError;
 use kiln_runner::{ExitStatus, RunError};
@@ -27,6 +29,14 @@ pub enum WorkerError {
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Another process is changing a file, and does not come to an end.
+    #[error("{path} has been held by another process for {seconds} s")]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// The store is of a version that this kiln can't read.
     #[error(
@@ -134,13 +144,27 @@ pub enum WorkerError {
         /// The flag that says so.
         flag: &'static str,
     },
+    /// A lock file does not allow it.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// A step ended with a failure.
-    #[error("process \"{command}\" did not complete successfully: {}", ended(.status))]
+    #[error("process \"{command}\" did not complete successfully: {}{}", ended(.status), full(.disk.as_deref()))]
     Step {
         /// Its command.
         command: String,
         /// How it ended.
         status: ExitStatus,
+        /// What the store's disk lacked at that moment, if it was nearly full.
+        disk: Option<Box<Shortage>>,
+    },
+    /// The store's disk is full, and nothing that is left could be given up.
+    #[error("{error}: {shortage}")]
+    NoRoom {
+        /// What there is, and what is needed.
+        shortage: Box<Shortage>,
+        /// What could not be done.
+        #[source]
+        error: Box<WorkerError>,
     },
     /// What should be copied is not there.
     #[error("\"{path}\": not found in {place}")]
@@ -265,6 +289,10 @@ impl WorkerError {
 fn available(platforms: &[String]) -> String {
     const SHOWN: usize = 20;
     if platforms.is_empty() { "none".to_owned() } else { platforms[..platforms.len().min(SHOWN)].join(", ") }
+}
+
+fn full(disk: Option<&Shortage>) -> String {
+    disk.map_or_else(String::new, |shortage| format!("; {shortage}"))
 }
 
 fn ended(status: &ExitStatus) -> String {

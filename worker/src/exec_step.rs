@@ -8,7 +8,7 @@ use crate::cache_mount::Caches;
 use crate::emulation;
 use crate::layer::Stack;
 use crate::meta::LayerRow;
-use crate::progress::Progress;
+use crate::progress::{Notice, Progress};
 use crate::ssh_agent::SocketOwner;
 use kiln_runner::{BindMount, ExitStatus, MountSource, Network, ProcessSpec, Security};
 use kiln_snapshotter::{
@@ -26,8 +26,21 @@ struct Held {
     caches: Caches,
 }
 
-/// Runs a step and gives, for each output, what it added.
+/// Runs a step and gives, for each output, what it added. If it fails while the disk is full and room can be made,
+/// it runs once more, on a new snapshot.
 pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<Made>>, WorkerError> {
+    build.store.with_space(|again| {
+        if again {
+            let lines = &build.vertex(vertex).metadata.lines;
+            build.progress.send(Progress::Notice { vertex, lines, notice: Notice::RunAgain });
+            // What the first run wrote is no part of the second's failure.
+            build.progress.tail(vertex);
+        }
+        run_once(build, vertex, exec)
+    })
+}
+
+fn run_once(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<Vec<Vec<Made>>, WorkerError> {
     let mut held = Held { caches: Caches::take(build, vertex, exec)?, ..Held::default() };
     let root = exec.mounts.iter().find(|m| m.dest == "/");
     let stack = match root.and_then(|m| m.input) {
@@ -45,6 +58,8 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
         Ok(status) => status,
         Err(error) => return Err(emulation::explained(error, &mount.root()?, exec, platform)),
     };
+    // Before anything is dropped, and with it what filled the disk.
+    let disk = build.store.shortage();
     let caches = std::mem::take(&mut held.caches);
     drop(held);
     caches.release(build.store)?;
@@ -55,7 +70,11 @@ pub(crate) fn run(build: &Build<'_>, vertex: VertexId, exec: &ExecOp) -> Result<
         ExitStatus::Signal(_) => false,
     };
     if !fine {
-        return Err(WorkerError::Step { command: exec.meta.args.join(" "), status });
+        return Err(WorkerError::Step { command: exec.meta.args.join(" "), status, disk });
+    }
+    if disk.is_some() {
+        // A commit that fails half-way can't be gone on with: there should be room for what it writes.
+        build.store.make_room(build.store.rounds());
     }
     let committed = snapshots.commit(active, &below, &CommitOptions::default())?;
     let op = Op::Exec(Box::new(exec.clone()));

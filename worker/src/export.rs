@@ -156,11 +156,11 @@ impl Exporter<'_> {
     ) -> Result<(DiffId, Descriptor), WorkerError> {
         let layer = &stack.0[at];
         let diff_id = layer.diff_id()?;
-        match self.pulled_blob(layer)? {
+        self.store.with_space(|_| match self.pulled_blob(layer)? {
             Some(blob) if form.changes(&blob) => Ok((diff_id, self.changed_blob(layer, &blob, form)?)),
             Some(blob) => Ok((diff_id, blob)),
             None => self.made_blob(stack, at, form, latest_s),
-        }
+        })
     }
 
     /// The blob that a layer came as.

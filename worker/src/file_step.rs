@@ -59,12 +59,15 @@ type Acted = (Vec<Vec<Made>>, bool);
 pub(crate) fn run(build: &Build<'_>, vertex: VertexId, file: &FileOp) -> Result<Acted, WorkerError> {
     let platform = build.vertex(vertex).platform.as_ref();
     let own = StepInputs { op: &Op::File(file.clone()), platform, inputs: &[] }.key();
-    let earlier = earlier(build, file, &own)?;
-    match act(build, vertex, file, &own, earlier.as_ref()) {
-        // The earlier layer is being removed, or one file has as many names as it may.
-        Err(WorkerError::Snapshot(SnapshotError::NotReused(_))) => act(build, vertex, file, &own, None),
-        done => done,
-    }
+    // The earlier layer is looked for again: it may be what was given up.
+    build.store.with_space(|_| {
+        let earlier = earlier(build, file, &own)?;
+        match act(build, vertex, file, &own, earlier.as_ref()) {
+            // The earlier layer is being removed, or one file has as many names as it may.
+            Err(WorkerError::Snapshot(SnapshotError::NotReused(_))) => act(build, vertex, file, &own, None),
+            done => done,
+        }
+    })
 }
 
 /// The layer that this step made last, on whatever input.

@@ -318,7 +318,7 @@ impl Images<'_> {
             let mut done = Vec::new();
             while let Some(at) = left.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let started = Instant::now();
-                let committed = self.store.with_space(|| self.unpack(&stack.0[*at]))?;
+                let committed = self.store.with_space(|_| self.unpack(&stack.0[*at]))?;
                 done.push((*at, committed, started.elapsed()));
             }
             Ok(done)

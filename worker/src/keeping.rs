@@ -8,13 +8,16 @@ pub(crate) mod cap;
 pub(crate) mod fsck;
 mod inventory;
 mod prune;
+mod room;
 
 pub use fsck::Damage;
 pub(crate) use fsck::check;
 pub(crate) use inventory::usage;
 pub use inventory::{Kind, Usage, UsageItem};
+pub(crate) use prune::prune;
 pub use prune::{Filter, Pruning, Removed};
-pub(crate) use prune::{free_space, prune};
+pub use room::Shortage;
+pub(crate) use room::is_full;
 
 /// How fast blobs are taken to come in or to be compressed, in bytes for each millisecond.
 const BLOB_BYTES_PER_MS: u64 = 20_000;

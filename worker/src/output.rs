@@ -9,7 +9,7 @@ pub(crate) mod stopping;
 mod whole;
 
 pub(crate) use whole::whole;
-pub use whole::write_whole;
+pub use whole::{change_whole, write_whole};
 
 use crate::WorkerError;
 use crate::annotation::{Annotation, AnnotationLevel, annotations_of};
@@ -128,7 +128,8 @@ pub(crate) fn write_all(
     let built = built.collect::<Result<Vec<Built<'_>>, WorkerError>>()?;
     let mut result = BuildResult::default();
     for image in &built {
-        let digest = exporter.store.content.put(&config_bytes(&image.config))?;
+        let config = config_bytes(&image.config);
+        let digest = exporter.store.with_space(|_| Ok(exporter.store.content.put(&config)?))?;
         result.config_digest = Some(digest).filter(|_| !request.is_index);
     }
     if sync {
@@ -361,8 +362,9 @@ impl Writer<'_> {
         for name in &self.output.names {
             let (name, manifest, diff_ids) = (name.to_string(), manifest.clone(), diff_ids.clone());
             self.exporter.task(&format!("naming to {name}"), || {
-                let created_s = now_s();
-                self.exporter.store.meta.set_image(&ImageRow { name, id, manifest, diff_ids, created_s })
+                let row = ImageRow { name, id, manifest, diff_ids, created_s: now_s() };
+                let store = self.exporter.store;
+                store.with_space(|_| store.meta.set_image(&row))
             })?;
         }
         Ok(())

@@ -120,6 +120,8 @@ pub enum Notice<'a> {
     UnknownUser(&'a str),
     /// The image has no such group: as in BuildKit it is that of the user.
     UnknownGroup(&'a str),
+    /// It failed while the store's disk was full: room was made there, and it runs once more.
+    RunAgain,
 }
 
 /// Bytes of a blob that came in.

@@ -10,16 +10,19 @@ mod http;
 mod tests;
 mod web;
 
+pub(crate) use git_address::{is_commit, is_name as is_ref_name};
+
 use crate::WorkerError;
-use crate::attest::Pin;
 use crate::build::Build;
 use crate::exec_step::add_layer;
 use crate::layer::{Layer, Stack};
 use crate::meta::{FetchedRow, LayerRow};
+use crate::pins::{Pin, SourceName};
 use crate::store::Lock;
 use kiln_oci::{Digest, Hasher};
 use kiln_snapshotter::{Active, CommitOptions};
 use kiln_solver::{CacheKey, SourceOp};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,20 +32,37 @@ const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// Brings a source here as a layer.
 pub(crate) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, WorkerError> {
     match source.identifier.split_once("://") {
-        Some(("git", _)) => {
-            git::bring(build, source).map(|(row, layer)| pinned(build, source, Pin::Commit(row), &layer))
-        }
-        Some(("http" | "https", _)) => {
-            http::bring(build, source).map(|(digest, layer)| pinned(build, source, Pin::File(digest), &layer))
-        }
+        Some(("git", _)) => git::bring(build, source),
+        Some(("http" | "https", _)) => http::bring(build, source),
         _ => Err(WorkerError::Unsupported(source.identifier.clone())),
     }
 }
 
-/// The result of a source, of which is noted what it turned out to be.
-fn pinned(build: &Build<'_>, source: &SourceOp, pin: Pin, layer: &LayerRow) -> Stack {
-    build.note_pin(&source.identifier, pin);
-    stack(layer)
+/// What a source is called in a lock file.
+pub(crate) fn pin_name(source: &SourceOp) -> Result<SourceName, WorkerError> {
+    match source.identifier.split_once("://") {
+        Some(("git", _)) => git::pin_name(source).map(SourceName::Git),
+        Some(("http" | "https", _)) => http::pin_name(source).map(SourceName::Web),
+        _ => Err(WorkerError::Unsupported(source.identifier.clone())),
+    }
+}
+
+/// What a name of a lock file stands for now.
+pub(crate) fn ask(build: &Build<'_>, name: &SourceName) -> Result<Pin, WorkerError> {
+    match name {
+        SourceName::Git(name) => {
+            let (address, reference) = name.split_once('#').unwrap_or((name, ""));
+            let attrs = [("git.fullurl".to_owned(), address.to_owned())].into();
+            git::ask(build, &SourceOp { identifier: format!("git://{address}#{reference}"), attrs })
+                .map(Pin::Git)
+        }
+        SourceName::Web(url) => {
+            let source = SourceOp { identifier: url.clone(), attrs: BTreeMap::new() };
+            http::bring(build, &source)?;
+            let digest = build.pins.web(&http::pin_name(&source)?);
+            digest.map(Pin::Web).ok_or_else(|| WorkerError::Unsupported(url.clone()))
+        }
+    }
 }
 
 /// What was fetched before under an address, if its layer is still here.

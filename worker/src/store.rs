@@ -27,7 +27,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
@@ -55,6 +55,8 @@ pub(crate) struct Store {
     pub snapshots: Snapshotter,
     pub meta: Meta,
     pub leases: Arc<Leases>,
+    /// How often room was made on a full disk.
+    pub rounds: Mutex<u64>,
 }
 
 /// A lock that is held. Its file is gone when nobody holds it any more.
@@ -120,19 +122,9 @@ impl Store {
             snapshots: Snapshotter::open(&root.join("snapshots"))?,
             meta: Meta::open_leasing(&root.join("meta.db"), &leases)?,
             leases,
+            rounds: Mutex::default(),
             root: root.to_owned(),
         })
-    }
-
-    /// Does something that needs space; once more if the disk was full and there was something to give up.
-    pub fn with_space<T>(&self, work: impl Fn() -> Result<T, WorkerError>) -> Result<T, WorkerError> {
-        match work() {
-            Err(error) if is_full(&error) => {
-                crate::keeping::free_space(self)?;
-                work()
-            }
-            done => done,
-        }
     }
 
     /// To be held by all that makes snapshots. What a dead holder leaves of it tells that there is
@@ -347,19 +339,6 @@ impl Drop for Lock {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-/// Whether an error says that the disk is full.
-fn is_full(error: &WorkerError) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 /// Whether a path is that of an open file.

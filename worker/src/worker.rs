@@ -2,12 +2,14 @@
 
 mod building;
 mod cache_mounts;
+mod sources;
+
+pub use sources::Access;
 
 use crate::WorkerError;
 use crate::annotation::Annotation;
-use crate::attest::{Attest, Pin};
-use crate::build::Build;
-use crate::cache::{CacheExport, CacheImport, Exports, Imports};
+use crate::attest::{Attest, Fetched};
+use crate::cache::{CacheExport, CacheImport};
 use crate::cdi::DeviceAccess;
 use crate::explain::Place;
 use crate::export::Exporter;
@@ -16,6 +18,7 @@ use crate::images::{Asked, Image, Images, NamedImages, PullPolicy};
 use crate::keeping::{self, Damage, Pruning, Removed, Usage, cap::Cap};
 use crate::meta::ImageRow;
 use crate::output::Output;
+use crate::pins::Pins;
 use crate::progress::{Progress, ProgressSink, Transfer};
 use crate::report::{self, BuildReport};
 use crate::ssh_agent::SshAgent;
@@ -23,15 +26,14 @@ use crate::store::{Store, now_s, private_folder};
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Platform, Reference};
 use kiln_registry::Client;
 use kiln_runner::CancelToken;
-use kiln_snapshotter::{
-    CopyOptions, ExtractOptions, NodeType, SourceModes, Tree, Verdict, copy_tree, extract_archive,
-};
-use kiln_solver::{Definition, Edge, SourceOp};
+use kiln_snapshotter::{CopyOptions, ExtractOptions, SourceModes, Tree, Verdict, copy_tree, extract_archive};
+use kiln_solver::{Definition, Edge};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::runtime::Runtime;
 
 /// The store and the registries of one process.
@@ -43,6 +45,8 @@ pub struct Worker {
     asked: Asked,
     /// The flag, if there is one, for whose sake nobody is asked for anything.
     forbidden: Option<&'static str>,
+    /// What the sources from the network are held to.
+    pins: Arc<Pins>,
     runtime: OnceLock<Runtime>,
     /// What keeps temporary folders from being swept.
     temporary: Mutex<Vec<File>>,
@@ -51,7 +55,7 @@ pub struct Worker {
     /// What the store may take at most, in bytes.
     store_max_bytes: Option<u64>,
     /// What contexts from the network turned out to be.
-    pins: Mutex<BTreeMap<String, Pin>>,
+    fetched: Mutex<BTreeMap<String, Fetched>>,
 }
 
 /// A folder of the user's.
@@ -187,17 +191,28 @@ impl Worker {
             client,
             asked: Asked::new(registries)?,
             forbidden: None,
+            pins: Arc::default(),
             runtime: OnceLock::new(),
             cancel: cancel.clone(),
             temporary: Mutex::default(),
             store_max_bytes: None,
-            pins: Mutex::default(),
+            fetched: Mutex::default(),
         })
     }
 
     /// Asks nobody for anything from now on; `flag` is named where that makes something fail.
     pub fn go_offline(&mut self, flag: &'static str) {
         self.forbidden = Some(flag);
+    }
+
+    /// Holds the sources from the network to what a lock file says from now on.
+    pub fn hold_to(&mut self, pins: Arc<Pins>) {
+        self.pins = pins;
+    }
+
+    /// What the sources from the network are held to, and what they turned out to be.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The same, with a size in bytes that the store does not go above while this process writes to it, as far
@@ -328,72 +343,15 @@ impl Worker {
     }
 
     /// Unpacks a tar, perhaps compressed, into a folder; whether it was one.
-    pub fn unpack_context(&self, file: File, folder: &Path) -> Result<bool, WorkerError> {
+    pub fn unpack_context(&self, mut file: File, folder: &Path) -> Result<bool, WorkerError> {
         let to = Tree::open(folder)?;
-        Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
-    }
-
-    /// Brings a context from the network to `dest`: a folder, or, if that is what the web has, a file.
-    /// Whether it is a folder.
-    pub fn bring_context(&self, source: &SourceOp, dest: &Path) -> Result<bool, WorkerError> {
-        let _alive = self.store.mark_alive()?;
-        let request = BuildRequest::empty();
-        let silent = |_: Progress<'_>| {};
-        let (sink, cancel) = (ProgressSink::new(&silent), &self.cancel);
-        let transfer = |_: Transfer<'_>| {};
-        let images = self.images(&transfer, cancel)?;
-        let (imports, exports) = (Imports::none(), Exports::none());
-        let build = Build::new(&self.store, &images, &request, &sink, cancel, (&imports, &exports));
-        let layers = images.unpacked(&crate::remote::bring(&build, source)?)?;
-        self.pins.lock().unwrap_or_else(PoisonError::into_inner).extend(build.pins());
-        let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
-        private_folder(dest)?;
-        if source.identifier.starts_with("http") {
-            let names = tree.read_dir(b"")?;
-            let [(name, _)] = names.as_slice() else {
-                return Err(WorkerError::NoImage(source.identifier.clone()));
-            };
-            let file = tree.open_file(name)?;
-            if self.unpack_context(file, dest)? {
-                return Ok(true);
-            }
-            std::fs::remove_dir(dest).map_err(WorkerError::io("remove", dest))?;
-            let mut to = File::create(dest).map_err(WorkerError::io("create", dest))?;
-            std::io::copy(&mut tree.open_file(name)?, &mut to).map_err(WorkerError::io("write", dest))?;
-            return Ok(false);
-        }
-        copy_all(&tree, dest)?;
-        Ok(true)
-    }
-
-    /// The time of a source from the network, in seconds since 1970: of the commit, or as the web server
-    /// says, or else that of the newest file in an archive. A file without any has none.
-    pub fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, WorkerError> {
-        let _alive = self.store.mark_alive()?;
-        let request = BuildRequest::empty();
-        let silent = |_: Progress<'_>| {};
-        let sink = ProgressSink::new(&silent);
-        let transfer = |_: Transfer<'_>| {};
-        let images = self.images(&transfer, &self.cancel)?;
-        let (imports, exports) = (Imports::none(), Exports::none());
-        let build = Build::new(&self.store, &images, &request, &sink, &self.cancel, (&imports, &exports));
-        let mut source = source.clone();
-        let is_git = source.identifier.starts_with("git://");
-        if is_git {
-            source.attrs.insert("git.mtime".to_owned(), "commit".to_owned());
-        }
-        let layers = images.unpacked(&crate::remote::bring(&build, &source)?)?;
-        let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
-        let Some((name, first)) = tree.scan(b"")?.into_iter().next() else { return Ok(None) };
-        // A download without a time of its own has the time 0.
-        if is_git || first.mtime.0 != 0 {
-            return Ok(Some(first.mtime.0));
-        }
-        let folder = self.temporary_folder()?;
-        if !self.unpack_context(tree.open_file(&name)?, folder.path())? {
-            return Ok(None);
-        }
-        newest_file(&Tree::open(folder.path())?, b"")
+        let start = file.stream_position().map_err(WorkerError::io("read", "the context"))?;
+        self.store.with_space(|_| {
+            // What was unpacked before is written over.
+            file.seek(SeekFrom::Start(start)).map_err(WorkerError::io("read", "the context"))?;
+            let file = file.try_clone().map_err(WorkerError::io("read", "the context"))?;
+            Ok(extract_archive(file, &to, b"", &ExtractOptions::default())?)
+        })
     }
 
     /// Brings the files of an image to a new folder, `dest`.
@@ -420,7 +378,7 @@ impl Worker {
         let image = images.resolve(&reference.clone().into(), platform, PullPolicy::Always)?;
         self.capped(progress, || {
             images.unpacked(&image.stack())?;
-            images.blobs(&image)
+            self.store.with_space(|_| images.blobs(&image))
         })?;
         self.store.snapshots.sync()?;
         self.store.meta.mark_synced()?;
@@ -451,7 +409,7 @@ impl Worker {
         let images = self.images(&transfer, &self.cancel)?;
         let named = images.named(name, self.row(name)?)?;
         let exporter = Exporter { store: &self.store, images: &images, progress };
-        let digest = exporter.push_named(&named, to)?;
+        let digest = self.capped(progress, || exporter.push_named(&named, to))?;
         let row = named.row;
         if row.manifest.is_none() {
             let manifest = Some((digest, MediaType::OciManifest));
@@ -526,20 +484,6 @@ impl Worker {
     }
 }
 
-/// The time of the file beneath a folder that was changed last, in seconds since 1970.
-fn newest_file(tree: &Tree, folder: &[u8]) -> Result<Option<i64>, WorkerError> {
-    let mut newest = None;
-    for (name, stat) in tree.scan(folder)? {
-        let path = crate::local::joined(folder, &name);
-        newest = newest.max(match stat.kind {
-            NodeType::Directory => newest_file(tree, &path)?,
-            NodeType::File => Some(stat.mtime.0),
-            _ => None,
-        });
-    }
-    Ok(newest)
-}
-
 /// Copies a whole tree into a folder.
 fn copy_all(tree: &Tree, dest: &Path) -> Result<(), WorkerError> {
     let all = |_: &[u8], _: bool| Verdict::Include;
@@ -553,34 +497,5 @@ impl Worker {
     /// Puts something into the place of what is remembered of a folder's files.
     pub(crate) fn forge_memo(&self, folder: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
         self.store.meta.set_memo(&crate::build::folder_name(folder), bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
-
-    #[test]
-    fn the_newest_file_is_looked_for_in_all_folders_and_they_do_not_count() {
-        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let newest = || {
-            let tree = Tree::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
-            newest_file(&tree, b"").unwrap_or_else(|e| panic!("{e}"))
-        };
-        let date = |path: &str, time_s: u64| {
-            let path = folder.path().join(path);
-            let file = File::options().append(true).create(true).open(path);
-            let dated = file.and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_secs(time_s)));
-            dated.unwrap_or_else(|e| panic!("{e}"));
-        };
-        assert!(std::fs::create_dir_all(folder.path().join("a/b")).is_ok());
-        assert!(std::os::unix::fs::symlink("a", folder.path().join("link")).is_ok());
-        assert_eq!(newest(), None);
-        date("a/old", 7);
-        assert_eq!(newest(), Some(7));
-        date("a/b/new", 9);
-        date("top", 8);
-        assert_eq!(newest(), Some(9));
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// The agents, by id: of each ID[=PATH[,PATH…]].
-pub(super) fn of(texts: &[String]) -> Result<BTreeMap<String, SshAgent>, CommandError> {
+pub(crate) fn of(texts: &[String]) -> Result<BTreeMap<String, SshAgent>, CommandError> {
     of_words(texts, std::env::var_os("SSH_AUTH_SOCK"))
 }
 

@@ -32,7 +32,7 @@ pub(super) fn request(
         targets: graph.targets,
         is_index: options.multi_platform,
         locals,
-        secrets: secrets(args)?,
+        secrets: secrets(&args.secret)?,
         ssh: agents::of(&args.ssh)?,
         devices: device_access(args)?,
         jobs: args.jobs.map_or(cores * JOBS_PER_CORE, usize::from),
@@ -78,9 +78,10 @@ fn device_access(args: &BuildArgs) -> Result<DeviceAccess, CommandError> {
     Ok(access)
 }
 
-fn secrets(args: &BuildArgs) -> Result<BTreeMap<String, Vec<u8>>, CommandError> {
+/// The secrets, by id: of each id=ID[,src=FILE|,env=NAME].
+pub(crate) fn secrets(texts: &[String]) -> Result<BTreeMap<String, Vec<u8>>, CommandError> {
     let mut out = BTreeMap::new();
-    for text in &args.secret {
+    for text in texts {
         let (mut id, mut src, mut env, mut kind) = (None, None, None, None);
         for field in text.split(',') {
             let (key, value) = pair(field);

@@ -25,11 +25,10 @@ pub(crate) struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    /// Answers as the flags of a build say.
-    pub(crate) fn of(args: &BuildArgs, worker: &'a Worker) -> Result<Resolver<'a>, CommandError> {
-        let lock = args.lock.as_deref().map(LockFile::read_or_new).transpose()?;
+    /// Answers as the flags of a build and the lock file say.
+    pub(crate) fn of(args: &BuildArgs, worker: &'a Worker, lock: Option<LockFile>) -> Resolver<'a> {
         let (pull, answers) = (args.pull.unwrap_or_default(), HashMap::new());
-        Ok(Resolver { worker, pull, lock, answers, images: Vec::new(), failure: None })
+        Resolver { worker, pull, lock, answers, images: Vec::new(), failure: None }
     }
 }
 
@@ -41,17 +40,18 @@ impl Resolver<'_> {
         for asked in
             wanted.iter().map(question).filter(|asked| !self.answers.contains_key(asked)).collect::<Vec<_>>()
         {
-            match asked.0.parse() {
-                Ok(name) => {
-                    let name = match &self.lock {
-                        Some(lock) => lock.pinned(name),
-                        None => name,
-                    };
-                    let platform = asked.1.clone();
-                    named.push((asked, (name, platform)));
-                }
+            match asked.0.parse::<ImageName>() {
+                Ok(name) => match self.lock.as_ref().map_or(Ok(name.clone()), |lock| lock.pinned(&name)) {
+                    Ok(name) => {
+                        let platform = asked.1.clone();
+                        named.push((asked, (name, platform)));
+                    }
+                    Err(error) => {
+                        let refusal = self.refused(error.into());
+                        self.answers.insert(asked, Err(refusal));
+                    }
+                },
                 Err(error) => {
-                    let error: kiln_worker::ImageNameError = error;
                     self.answers.insert(asked, Err(error.to_string()));
                 }
             }
@@ -59,16 +59,19 @@ impl Resolver<'_> {
         let (asked, names): (Vec<Question>, Vec<(ImageName, Platform)>) = named.into_iter().unzip();
         let answers = self.worker.resolve(&names, self.pull);
         for (asked, answer) in asked.into_iter().zip(answers) {
-            let answer = self.taken_in(answer);
+            let answer = self.taken_in(&asked.0, answer);
             self.answers.insert(asked, answer);
         }
         let none = || Err("no answer".to_owned());
         wanted.iter().map(|w| self.answers.get(&question(w)).cloned().unwrap_or_else(none)).collect()
     }
 
-    /// Writes the lock file, if something was added to it. A check leaves it as it is.
-    pub(crate) fn save_lock(&mut self) -> Result<(), CommandError> {
-        self.lock.as_mut().map_or(Ok(()), LockFile::save)
+    /// Writes the lock file, if something was added to it. A check and a dry run leave it as it is.
+    pub(crate) fn save_lock(&mut self, args: &BuildArgs) -> Result<(), CommandError> {
+        match &mut self.lock {
+            Some(lock) if !args.dry_run => lock.save(),
+            _ => Ok(()),
+        }
     }
 
     /// Says so, once, where what is used may be no longer what the name stands for.
@@ -89,7 +92,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn taken_in(&mut self, answer: Result<Image, WorkerError>) -> Result<ResolvedImage, String> {
+    fn taken_in(&mut self, asked: &str, answer: Result<Image, WorkerError>) -> Result<ResolvedImage, String> {
         match answer {
             Ok(image) => {
                 self.tell_of_age(&image);
@@ -104,17 +107,25 @@ impl Resolver<'_> {
                 self.images.push(image);
                 Ok(resolved)
             }
-            Err(error) => {
-                let message = error.to_string();
-                self.failure.get_or_insert(error);
-                Err(message)
+            Err(WorkerError::NotAsked { what, flag }) => {
+                let of_lock = self.lock.as_ref().and_then(|lock| lock.not_asked(asked, flag));
+                let error = of_lock.map_or(WorkerError::NotAsked { what, flag }, WorkerError::from);
+                Err(self.refused(error))
             }
+            Err(error) => Err(self.refused(error)),
         }
+    }
+
+    /// Keeps the first error; its words.
+    fn refused(&mut self, error: WorkerError) -> String {
+        let message = error.to_string();
+        self.failure.get_or_insert(error);
+        message
     }
 }
 
 /// A time that has passed, in its largest unit.
-fn age_text(age_s: i64) -> String {
+pub(crate) fn age_text(age_s: i64) -> String {
     match age_s {
         ..120 => format!("{age_s} s"),
         120..7200 => format!("{} min", age_s / 60),

@@ -1,12 +1,24 @@
 //! What a build has made, told: its id, its metadata, the warnings. It does not know how it was made.
 
+use super::age_text;
 use crate::args::BuildArgs;
 use crate::error::CommandError;
 use crate::outputs;
 use crate::render::{self, Source};
 use crate::stderr::say;
 use kiln_grammar::Diagnostic;
-use kiln_worker::BuildResult;
+use kiln_worker::{AgedSource, BuildResult, Pins};
+
+/// Says so, a line for each, where a branch or a file of the web was answered with what had come earlier.
+pub(super) fn tell_of_age(pins: &Pins) {
+    for (name, AgedSource { flag, age_s, what }) in pins.take_aged() {
+        let then = match age_s {
+            Some(age_s) => format!("what it was {} ago", age_text(age_s)),
+            None => "what came earlier".to_owned(),
+        };
+        say(&format!("warning: cannot ask for {name} ({flag}); using {then}: {what}"));
+    }
+}
 
 /// Writes what was made to where it was asked for.
 pub(super) fn tell(

@@ -19,12 +19,13 @@ fn a_layer_whose_tar_comes_later_is_the_layer_that_it_would_be() {
     let bench = Bench::new();
     // Two names of one new file are read as well.
     let script = "echo A > a; rm s/second; echo x > s/x; ln s/x s/y";
-    let Begun::Digesting(layer) = begun(&bench, script) else { panic!("there is enough to be read") };
+    let Begun::Digesting(mut layer) = begun(&bench, script) else { panic!("there is enough to be read") };
     let (id, content) = (layer.id(), layer.content());
     let index = bench.store.index(&id).unwrap();
     assert!(bench.store.mount_readonly(&[id]).unwrap().root().unwrap().stat(b"d/large", false).is_ok());
     assert!(!bench.store.ids().contains(&id), "it is not finished");
-    let done = bench.store.complete(layer).unwrap();
+    let done = bench.store.complete(&mut layer).unwrap();
+    drop(layer);
     assert!(bench.store.ids().contains(&id));
     let (active, _) = copy_in(&bench, ":", None);
     let plain = bench.store.commit(active, &[], &CommitOptions::default()).unwrap();

@@ -14,6 +14,7 @@ mod examples;
 mod explain;
 mod failures;
 mod fsck;
+mod full_disk;
 mod instructions;
 mod interruption;
 mod layouts;

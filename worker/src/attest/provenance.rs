@@ -59,7 +59,7 @@ pub struct ProvenanceRequest {
 
 /// What a source turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Pin {
+pub(crate) enum Fetched {
     /// A commit of a repository.
     Commit(String),
     /// A file with this digest.
@@ -74,7 +74,7 @@ pub(crate) struct Facts {
     /// When it began.
     pub started: Timestamp,
     /// What was fetched, by the sources' identifiers.
-    pub pins: BTreeMap<String, Pin>,
+    pub fetched: BTreeMap<String, Fetched>,
 }
 
 /// The predicate of a target.
@@ -126,7 +126,7 @@ fn config_source(wanted: &ProvenanceRequest, facts: &Facts) -> Value {
     let mut out = json!({"path": wanted.dockerfile_path});
     if let Some(context) = &wanted.context {
         out["uri"] = address(context).into();
-        if let Some(pin) = facts.pins.get(&context.identifier) {
+        if let Some(pin) = facts.fetched.get(&context.identifier) {
             out["digest"] = digest(pin);
         }
     }
@@ -227,7 +227,7 @@ impl<'a> Graph<'a> {
         let all = self.sources().chain(of_context).filter_map(|(source, platform)| {
             let (uri, digest) = match request.images.get(&source.identifier) {
                 Some(image) => (of_image(&image.name, platform), json!({"sha256": image.top.hex()})),
-                None => (address(source), digest(facts.pins.get(&source.identifier)?)),
+                None => (address(source), digest(facts.fetched.get(&source.identifier)?)),
             };
             Some((uri, digest.to_string(), digest))
         });
@@ -260,11 +260,11 @@ fn address(source: &SourceOp) -> String {
     if reference.is_empty() { place.to_owned() } else { format!("{place}#{reference}") }
 }
 
-fn digest(pin: &Pin) -> Value {
-    match pin {
-        Pin::Commit(commit) if commit.len() == 64 => json!({"sha256": commit}),
-        Pin::Commit(commit) => json!({"sha1": commit}),
-        Pin::File(digest) => json!({"sha256": digest.hex()}),
+fn digest(fetched: &Fetched) -> Value {
+    match fetched {
+        Fetched::Commit(commit) if commit.len() == 64 => json!({"sha256": commit}),
+        Fetched::Commit(commit) => json!({"sha1": commit}),
+        Fetched::File(digest) => json!({"sha256": digest.hex()}),
     }
 }
 

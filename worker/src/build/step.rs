@@ -190,8 +190,11 @@ impl Build<'_> {
         self.store.meta.set_cost(&ids, took.as_millis() as u64, &name)?;
         self.journal.done(*vertex, &added);
         if *is_recorded {
-            self.store.meta.add_record(keys, &added)?;
-            self.store.meta.set_laid_on(keys, &self.laid_on(*vertex)?)?;
+            let laid_on = self.laid_on(*vertex)?;
+            self.store.with_space(|_| {
+                self.store.meta.add_record(keys, &added)?;
+                self.store.meta.set_laid_on(keys, &laid_on)
+            })?;
         } else {
             self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).insert(*vertex, added);
         }
@@ -250,11 +253,11 @@ impl Made {
 
     /// The number of the layer in the store, when all is known of it; `layer` learns it too.
     fn finished(self, build: &Build<'_>, layer: &Layer) -> Result<i64, WorkerError> {
-        let (digesting, own, created_s) = match self {
+        let (mut digesting, own, created_s) = match self {
             Made::Kept(id) => return Ok(id),
             Made::Coming { digesting, own, created_s } => (digesting, own, created_s),
         };
-        let committed = build.store.snapshots.complete(*digesting)?;
+        let committed = build.store.with_space(|_| Ok(build.store.snapshots.complete(&mut digesting)?))?;
         let row = LayerRow { created_s, ..LayerRow::of(&committed) };
         let id = build.store.meta.add_layer(&row)?;
         build.store.meta.add_same(&own, &committed.content, id)?;

@@ -141,7 +141,13 @@ impl Images<'_> {
             _ => self.last(reference, platform)?,
         };
         match policy.plan(own.is_some(), last.is_some()) {
-            Plan::Own => own.ok_or_else(|| self.refused(reference, platform)),
+            Plan::Own => match (own, last) {
+                // A name that was pulled is still what the registry said: that is known of it, too.
+                (Some(own), Some(last)) if own.config_digest == last.config_digest => {
+                    Ok(Image { top: last.top, is_of_registry: true, ..own })
+                }
+                (own, _) => own.ok_or_else(|| self.refused(reference, platform)),
+            },
             Plan::Last => last.ok_or_else(|| self.refused(reference, platform)),
             Plan::Refuse => Err(self.refused(reference, platform)),
             Plan::Ask => {

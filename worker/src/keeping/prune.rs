@@ -71,9 +71,12 @@ pub(super) fn try_prune(store: &Store, pruning: &Pruning) -> Result<Option<Remov
     collected(store, pruning, &usage).map(Some)
 }
 
-/// Gives up all that can be made anew: the disk is full.
-pub(crate) fn free_space(store: &Store) -> Result<(), WorkerError> {
-    try_prune(store, &Pruning::default()).map(drop)
+/// Gives up all that can be made anew: the disk is full. How many bytes that were. Another process that is at it
+/// is waited for.
+pub(super) fn free_space(store: &Store) -> Result<u64, WorkerError> {
+    let _alone = store.lock(COLLECTING, &CancelToken::new())?;
+    let removed = collected(store, &Pruning::default(), &usage(store)?)?;
+    Ok(removed.items.iter().map(|item| item.bytes).sum())
 }
 
 fn collected(store: &Store, pruning: &Pruning, usage: &Usage) -> Result<Removed, WorkerError> {

@@ -3,19 +3,24 @@
 
 use super::stopping::{self, Stopping};
 use crate::WorkerError;
+use crate::keeping::is_full;
 use kiln_runner::CancelToken;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// As many links as the kernel follows.
 const LINKS_MAX: usize = 40;
 /// What is collected before it goes to the file.
 const BUFFER_BYTES: usize = 1 << 20;
+/// How long another process may take to change a file, and how often it is looked whether it is done.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+const CHANGE_POLL: Duration = Duration::from_millis(5);
 /// What the umask takes from.
 const MODE: u32 = 0o666;
 /// How a file is called that is about to get its name.
@@ -39,6 +44,100 @@ enum Unfinished {
 /// Writes a small file that is there whole or not at all, as an output is.
 pub fn write_whole(dest: &Path, bytes: &[u8]) -> Result<(), WorkerError> {
     whole(Some(dest), &CancelToken::new(), |out| out.write_all(bytes).map_err(WorkerError::io("write", dest)))
+}
+
+/// Changes a small file, of at most so many bytes, while no other process changes it by this function: `change` is
+/// given what is in it, nothing if it is not there, and gives what is to be in it, nothing if it is to stay so.
+/// It may be called again if somebody else came first.
+///
+/// The lock is on the file itself, which needs no second file beside it. Whoever waited for it and then sees another
+/// file under the name begins anew. A new file gets its name only where there is none by then.
+/// The user's own links are followed, as for an output: what they lead to is replaced, and they stay. What is no
+/// file is refused.
+pub fn change_whole<E: From<WorkerError>>(
+    dest: &Path,
+    max_bytes: u64,
+    mut change: impl FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, E>,
+) -> Result<(), E> {
+    let began = Instant::now();
+    loop {
+        let Destination::File(path) = destination(dest)? else {
+            return Err(WorkerError::io("change", dest)(Errno::NODEV.into()).into());
+        };
+        let held = held(&path, dest, began)?;
+        let before = match &held {
+            Held::File(file) => {
+                let mut bytes = Vec::new();
+                file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(WorkerError::io("read", dest))?;
+                if bytes.len() as u64 > max_bytes {
+                    return Err(WorkerError::io("read", dest)(io::ErrorKind::FileTooLarge.into()).into());
+                }
+                Some(bytes)
+            }
+            Held::Nothing => None,
+            Held::Gone => continue,
+        };
+        let Some(after) = change(before.as_deref())? else { return Ok(()) };
+        let unfinished = Unfinished::for_file(&path, dest)?;
+        if let Held::File(old) = &held {
+            // root does not take over a user's file. Who is not root can give nothing away.
+            let old = old.metadata().map_err(WorkerError::io("look at", dest))?;
+            let _ = std::os::unix::fs::fchown(unfinished.file(), Some(old.uid()), Some(old.gid()));
+        }
+        unfinished.file().write_all(&after).map_err(WorkerError::io("write", dest))?;
+        unfinished.file().sync_data().map_err(WorkerError::io("write", dest))?;
+        let published = match held {
+            Held::File(_) => unfinished.publish(&path),
+            _ => unfinished.publish_new(&path),
+        };
+        match published {
+            Err(e) if before.is_none() && e.kind() == io::ErrorKind::AlreadyExists => {}
+            published => return Ok(published.map_err(WorkerError::io("create", dest))?),
+        }
+    }
+}
+
+/// What is under a name.
+enum Held {
+    /// A file that no other process changes now.
+    File(File),
+    Nothing,
+    /// Another file than a moment ago.
+    Gone,
+}
+
+/// Waits until nobody else changes the file.
+fn held(path: &Path, name: &Path, began: Instant) -> Result<Held, WorkerError> {
+    // Reading is enough for the lock, and a file that may not be written can still be replaced.
+    let file = match rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(Held::Nothing),
+        Err(Errno::LOOP) => return Ok(Held::Gone),
+        Err(e) => return Err(WorkerError::io("read", name)(e.into())),
+    };
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK | Errno::INTR) if began.elapsed() < CHANGE_MAX => {
+                std::thread::sleep(CHANGE_POLL)
+            }
+            Err(Errno::WOULDBLOCK) => {
+                return Err(WorkerError::Held { path: name.to_owned(), seconds: CHANGE_MAX.as_secs() });
+            }
+            // A file system without locks: the rename is all that there is against others.
+            Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::BADF) => break,
+            Err(e) => return Err(WorkerError::io("lock", name)(e.into())),
+        }
+    }
+    let locked = file.metadata().map_err(WorkerError::io("look at", name))?;
+    Ok(match std::fs::symlink_metadata(path) {
+        Ok(now) if (now.dev(), now.ino()) == (locked.dev(), locked.ino()) => Held::File(file),
+        _ => Held::Gone,
+    })
 }
 
 /// Writes to `dest`, or to standard output if that is `None`. A file takes the place of what was there
@@ -83,7 +182,15 @@ fn filled(
         // What is still held back would be written when it is dropped.
         let _ = out.inner.into_parts();
     }
-    written.map_err(stopping::because_of(cancel))
+    written.map_err(|error| stopping::because_of(cancel)(of_disk(error, name)))
+}
+
+/// The store tells of its own disk: else it is the output's that is full, whatever was being written.
+fn of_disk(error: WorkerError, name: &Path) -> WorkerError {
+    if !is_full(&error) {
+        return error;
+    }
+    WorkerError::io("write", name)(Errno::NOSPC.into())
 }
 
 /// Follows the user's own links, to write beside what they lead to and not to replace them.
@@ -147,6 +254,16 @@ impl Unfinished {
             set.map_err(WorkerError::io("set the mode of", name))?;
         }
         Ok(unfinished)
+    }
+
+    /// Gives the file a name that nothing has; else it is an error.
+    fn publish_new(self, path: &Path) -> io::Result<()> {
+        match self {
+            Unfinished::Named(file) => drop(file.persist_noclobber(path).map_err(|e| e.error)?),
+            Unfinished::Nameless(file) => link(&file, path)?,
+        }
+        let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+        Ok(())
     }
 
     fn file(&self) -> &File {

@@ -6,10 +6,14 @@
 
 use super::git_address::{Remote, Way, folders, is_commit, is_name};
 use super::git_program::{Git, Needs};
-use super::{alone, commit, digest_of, header_secret, known};
+use super::{alone, commit, digest_of, header_secret, known, stack};
 use crate::WorkerError;
+use crate::attest::Fetched;
 use crate::build::Build;
-use crate::meta::{FetchedRow, LayerRow};
+use crate::layer::Stack;
+use crate::meta::FetchedRow;
+use crate::pins::{AgedSource, GitPin, Pin};
+use crate::store::now_s;
 use kiln_oci::Digest;
 use kiln_snapshotter::{Active, CopyOptions, ModeChange, NodeType, SnapshotError, Tree, Verdict, copy_tree};
 use kiln_solver::SourceOp;
@@ -42,38 +46,36 @@ struct Found {
     name: String,
 }
 
-/// Brings a commit's files here as a layer.
-pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<(String, LayerRow), WorkerError> {
+/// Brings a commit's files here as a layer: of the commit that the name is pinned to, else of what it stands for.
+pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, WorkerError> {
     let wanted = Wanted::of(source)?;
-    if is_commit(&wanted.reference)
-        && let Some((row, layer)) = known(build, &wanted.address(&Found::commit(&wanted.reference)))?
-    {
-        wanted.check(&row.name, &wanted.reference)?;
-        return Ok((row.name, layer));
+    let pinned = wanted.pinned(build)?;
+    let is_new = pinned.is_none() && !wanted.is_fixed();
+    if is_new {
+        build.pins.allow_new(&wanted.pin_name())?;
     }
-    if let Some(flag) = build.images.forbidden {
-        return wanted.known_last(build, flag);
+    let (stack, found) = wanted.bring(build, pinned)?;
+    build.note_fetched(source, Fetched::Commit(found.commit.clone()));
+    if is_new {
+        build.pins.learn(&wanted.pin_name(), Pin::Git(found.pin()))?;
+    }
+    Ok(stack)
+}
+
+/// What a name is called in a lock file.
+pub(super) fn pin_name(source: &SourceOp) -> Result<String, WorkerError> {
+    Ok(Wanted::of(source)?.pin_name())
+}
+
+/// What a name stands for now, and nothing is fetched.
+pub(super) fn ask(build: &Build<'_>, source: &SourceOp) -> Result<GitPin, WorkerError> {
+    let wanted = Wanted::of(source)?;
+    if is_commit(&wanted.reference) {
+        return Err(wanted.failure(format!("{} is a commit, which never moves", wanted.reference)));
     }
     let scratch = build.store.snapshots.prepare()?;
     let git = wanted.repository(build, &scratch)?;
-    let found = wanted.look_up(&git)?;
-    build.store.meta.set_resolved(&wanted.name(), &(&found.commit, &found.object, &found.name))?;
-    let address = wanted.address(&found);
-    let _alone = alone(build, &format!("git-{}", Digest::of(address.as_bytes()).hex()))?;
-    if let Some((row, layer)) = known(build, &address)? {
-        wanted.check(&row.name, &found.object)?;
-        return Ok((row.name, layer));
-    }
-    let found = wanted.fetch(&git, found)?;
-    wanted.check(&found.commit, &found.object)?;
-    let active = build.store.snapshots.prepare()?;
-    wanted.check_out(&git, &found)?;
-    wanted.copy_out(&git, &found, &active.tree()?)?;
-    let layer = commit(build, active, &address)?;
-    let digest = Digest::of(found.commit.as_bytes());
-    let row = FetchedRow { etag: None, modified: None, digest, name: found.commit, layer: layer.id };
-    build.store.meta.set_fetched(&address, &row)?;
-    Ok((row.name, layer))
+    Ok(wanted.look_up(&git)?.pin())
 }
 
 impl Wanted {
@@ -114,20 +116,115 @@ impl Wanted {
         format!("git {}#{} {rest}", self.remote.shown, self.reference)
     }
 
-    /// The layer of what the name stood for last, where nobody may be asked.
-    fn known_last(&self, build: &Build<'_>, flag: &'static str) -> Result<(String, LayerRow), WorkerError> {
+    /// What the name is called in a lock file.
+    fn pin_name(&self) -> String {
+        let shown = &self.remote.shown;
+        if self.reference.is_empty() { shown.clone() } else { format!("{shown}#{}", self.reference) }
+    }
+
+    /// Whether the Dockerfile says itself which commit it is.
+    fn is_fixed(&self) -> bool {
+        is_commit(&self.reference) || self.checksum.as_deref().is_some_and(is_commit)
+    }
+
+    /// What a lock file pins the name to; it must be what the Dockerfile asks for.
+    fn pinned(&self, build: &Build<'_>) -> Result<Option<Found>, WorkerError> {
+        let name = self.pin_name();
+        let found_for = |pin: &GitPin| Found {
+            commit: pin.commit.clone(),
+            object: pin.tag.clone().unwrap_or_else(|| pin.commit.clone()),
+            name: pin.name.clone(),
+        };
+        if let Some(pin) = build.pins.held_git(&name) {
+            let found = found_for(pin);
+            let asked = self.checksum.iter().chain(is_commit(&self.reference).then_some(&self.reference));
+            for asked in asked {
+                if !found.commit.starts_with(asked) && !found.object.starts_with(asked) {
+                    return Err(build.pins.disagrees(&name, found.commit, asked).into());
+                }
+            }
+            return Ok((!is_commit(&self.reference)).then_some(found));
+        }
+        Ok(if self.is_fixed() { None } else { build.pins.git(&name).as_ref().map(found_for) })
+    }
+
+    /// The layer, and the commit that it is of.
+    fn bring(&self, build: &Build<'_>, pinned: Option<Found>) -> Result<(Stack, Found), WorkerError> {
+        let named = is_commit(&self.reference).then(|| Found::commit(&self.reference));
+        if let Some(found) = pinned.as_ref().or(named.as_ref())
+            && let Some(brought) = self.known(build, found)?
+        {
+            return Ok(brought);
+        }
+        if let Some(flag) = build.images.forbidden {
+            return self.known_last(build, pinned, flag);
+        }
+        let scratch = build.store.snapshots.prepare()?;
+        let git = self.repository(build, &scratch)?;
+        // The object of a tag that has moved may be gone where its commit is not.
+        let by_commit = pinned.is_some() && !self.keep_git_dir;
+        let found = match pinned {
+            Some(found) => found,
+            None => {
+                let found = self.look_up(&git)?;
+                build.store.meta.set_resolved(&self.name(), &(&found.commit, &found.object, &found.name))?;
+                found
+            }
+        };
+        let address = self.address(&found);
+        let _alone = alone(build, &format!("git-{}", Digest::of(address.as_bytes()).hex()))?;
+        if let Some(brought) = self.known(build, &found)? {
+            return Ok(brought);
+        }
+        let found = self.fetch(&git, found, by_commit)?;
+        self.check(&found.commit, &found.object)?;
+        let active = build.store.snapshots.prepare()?;
+        self.check_out(&git, &found)?;
+        self.copy_out(&git, &found, &active.tree()?)?;
+        let layer = commit(build, active, &address)?;
+        let digest = Digest::of(found.commit.as_bytes());
+        let row =
+            FetchedRow { etag: None, modified: None, digest, name: found.commit.clone(), layer: layer.id };
+        build.store.meta.set_fetched(&address, &row)?;
+        Ok((stack(&layer), found))
+    }
+
+    /// The layer of a commit, if it is here.
+    fn known(&self, build: &Build<'_>, found: &Found) -> Result<Option<(Stack, Found)>, WorkerError> {
+        let Some((row, layer)) = known(build, &self.address(found))? else { return Ok(None) };
+        self.check(&row.name, &found.object)?;
+        Ok(Some((stack(&layer), Found { commit: row.name, ..found.clone() })))
+    }
+
+    /// The layer of what the name stood for last, where nobody may be asked and what is `pinned` is not here.
+    fn known_last(
+        &self,
+        build: &Build<'_>,
+        pinned: Option<Found>,
+        flag: &'static str,
+    ) -> Result<(Stack, Found), WorkerError> {
+        let name = self.pin_name();
+        if let Some(pinned) = pinned {
+            return Err(build.pins.not_asked(name, Some(pinned.commit), flag));
+        }
         let last = build.store.meta.resolved::<(String, String, String)>(&self.name())?;
-        let found = last.map(|((commit, object, name), _)| Found { commit, object, name });
-        let layer = match &found {
-            Some(found) => known(build, &self.address(found))?.map(|(row, layer)| (found, row, layer)),
+        let known = match last {
+            Some(((commit, object, name), asked_s)) => {
+                self.known(build, &Found { commit, object, name })?.map(|brought| (brought, asked_s))
+            }
             None => None,
         };
-        let Some((found, row, layer)) = layer else {
-            let what = format!("{}#{}", self.remote.shown, self.reference);
-            return Err(WorkerError::NotAsked { what, flag });
-        };
-        self.check(&row.name, &found.object)?;
-        Ok((row.name, layer))
+        match known {
+            Some((brought, asked_s)) => {
+                if !self.is_fixed() {
+                    let (age_s, what) = (Some((now_s() - asked_s).max(0)), brought.1.commit.clone());
+                    build.pins.note_age(&name, AgedSource { flag, age_s, what });
+                }
+                Ok(brought)
+            }
+            None if self.is_fixed() => Err(WorkerError::NotAsked { what: name, flag }),
+            None => Err(build.pins.not_asked(name, None, flag)),
+        }
     }
 
     fn failure(&self, reason: String) -> WorkerError {
@@ -211,9 +308,10 @@ impl Wanted {
     }
 
     /// Gets the commit here: alone if the server allows it, else with everything.
-    fn fetch(&self, git: &Git<'_>, found: Found) -> Result<Found, WorkerError> {
+    fn fetch(&self, git: &Git<'_>, found: Found, by_commit: bool) -> Result<Found, WorkerError> {
+        let object = if by_commit { &found.commit } else { &found.object };
         let fetch = ["fetch", "--no-tags", "--no-write-fetch-head", "--progress"];
-        let shallow = [&fetch[..], &["--depth=1", "--", "origin", &found.object]].concat();
+        let shallow = [&fetch[..], &["--depth=1", "--", "origin", object]].concat();
         match git.run(Needs::Network, &shallow) {
             Err(WorkerError::Source { .. }) => {
                 let heads =
@@ -222,8 +320,8 @@ impl Wanted {
             }
             done => drop(done?),
         }
-        let commit = format!("{}^{{commit}}", found.object);
-        let missing = |_| self.failure(format!("repository does not contain the commit {}", found.object));
+        let commit = format!("{object}^{{commit}}");
+        let missing = |_| self.failure(format!("repository does not contain the commit {object}"));
         let commit =
             git.run(Needs::Disk, &["rev-parse", "--verify", "--end-of-options", &commit]).map_err(missing)?;
         Ok(Found { commit: commit.trim().to_owned(), ..found })
@@ -310,6 +408,11 @@ impl Found {
     fn commit(commit: &str) -> Found {
         Found { commit: commit.to_owned(), object: commit.to_owned(), name: String::new() }
     }
+
+    fn pin(self) -> GitPin {
+        let tag = (self.object != self.commit).then_some(self.object);
+        GitPin { commit: self.commit, name: self.name, tag }
+    }
 }
 
 /// What a short name may be in full, the best first.
@@ -320,7 +423,9 @@ fn candidates(reference: &str) -> Vec<String> {
         short => {
             let tag = format!("refs/tags/{short}");
             let peeled = format!("{tag}^{{}}");
-            vec![format!("refs/heads/{short}"), tag, peeled, format!("refs/{short}")]
+            let other = format!("refs/{short}");
+            let other_peeled = format!("{other}^{{}}");
+            vec![format!("refs/heads/{short}"), tag, peeled, other, other_peeled]
         }
     }
 }

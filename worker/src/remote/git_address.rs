@@ -102,7 +102,7 @@ fn check_place(place: &str, path: &str) -> Result<(), &'static str> {
 }
 
 /// Whether a name can be that of a branch or tag, and can't be taken for anything else.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let is_sign = |c: char| c.is_alphanumeric() || NAME_SIGNS.contains(c);
     let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
     !name.starts_with('-')
@@ -114,7 +114,7 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 /// Whether a name is a commit in full.
-pub(super) fn is_commit(name: &str) -> bool {
+pub(crate) fn is_commit(name: &str) -> bool {
     name.len() == 40 && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
 }
 

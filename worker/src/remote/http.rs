@@ -6,8 +6,12 @@ use super::{
     alone, basic_authorization, commit, digest_of, file_name, header_secret, known, number, percent_decoded,
 };
 use crate::WorkerError;
+use crate::attest::Fetched;
 use crate::build::Build;
+use crate::layer::Stack;
 use crate::meta::{FetchedRow, LayerRow};
+use crate::pins::{AgedSource, Pin};
+use crate::store::now_s;
 use jiff::fmt::rfc2822;
 use kiln_oci::{Digest, Hasher};
 use kiln_snapshotter::Active;
@@ -46,39 +50,24 @@ struct Downloaded {
 }
 
 /// Brings a file here as a layer with it alone.
-pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<(Digest, LayerRow), WorkerError> {
+pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, WorkerError> {
     let wanted = Wanted::of(source)?;
-    let address = wanted.address();
-    let _alone = alone(build, &format!("web-{}", Digest::of(address.as_bytes()).hex()))?;
-    let before = known(build, &address)?;
-    if let Some((row, layer)) = &before
-        && wanted.checksum.as_ref() == Some(&row.digest)
-    {
-        return Ok((row.digest, layer.clone()));
+    let pinned = wanted.pinned(build)?;
+    let is_new = pinned.is_none() && wanted.checksum.is_none();
+    if is_new {
+        build.pins.allow_new(wanted.url.as_str())?;
     }
-    if let Some(flag) = build.images.forbidden {
-        let unknown = || WorkerError::NotAsked { what: wanted.url.to_string(), flag };
-        let (row, layer) = before.ok_or_else(unknown)?;
-        wanted.check(&row.digest)?;
-        return Ok((row.digest, layer));
+    let (stack, digest) = wanted.bring(build, pinned)?;
+    build.note_fetched(source, Fetched::File(digest));
+    if is_new {
+        build.pins.learn(wanted.url.as_str(), Pin::Web(digest))?;
     }
-    let web = Web {
-        runtime: build.images.runtime,
-        cancel: build.cancel,
-        credentials: wanted.authorization(build)?,
-    };
-    let url = wanted.url.as_str();
-    let downloaded = web.repeatedly(url, || wanted.download(build, &web, before.as_ref()))?;
-    let Some(downloaded) = downloaded else {
-        let (row, layer) = before.ok_or_else(|| wanted.failure("it is said to be unchanged since never"))?;
-        wanted.check(&row.digest)?;
-        return Ok((row.digest, layer));
-    };
-    wanted.check(&downloaded.digest)?;
-    let Downloaded { active, digest, name, mtime_s, etag, modified } = downloaded;
-    let layer = commit(build, active, &format!("{address} {mtime_s}"))?;
-    build.store.meta.set_fetched(&address, &FetchedRow { etag, modified, digest, name, layer: layer.id })?;
-    Ok((digest, layer))
+    Ok(stack)
+}
+
+/// What a file is called in a lock file.
+pub(super) fn pin_name(source: &SourceOp) -> Result<String, WorkerError> {
+    Ok(Wanted::of(source)?.url.into())
 }
 
 impl Wanted {
@@ -115,6 +104,81 @@ impl Wanted {
         };
         let owner = (number(source, "http.uid")?.unwrap_or(0), number(source, "http.gid")?.unwrap_or(0));
         Ok(Wanted { url, credentials, name, checksum, mode, owner })
+    }
+
+    /// The digest that a lock file pins it to; it must be what the Dockerfile asks for.
+    fn pinned(&self, build: &Build<'_>) -> Result<Option<Digest>, WorkerError> {
+        let name = self.url.as_str();
+        match (&self.checksum, build.pins.held_web(name)) {
+            (Some(asked), Some(held)) if *asked != held => {
+                Err(build.pins.disagrees(name, held.to_string(), &asked.to_string()).into())
+            }
+            (Some(_), _) => Ok(None),
+            (None, _) => Ok(build.pins.web(name)),
+        }
+    }
+
+    /// The layer, and the digest of the file.
+    fn bring(&self, build: &Build<'_>, pinned: Option<Digest>) -> Result<(Stack, Digest), WorkerError> {
+        let address = self.address();
+        let _alone = alone(build, &format!("web-{}", Digest::of(address.as_bytes()).hex()))?;
+        let before = known(build, &address)?;
+        if let Some((row, layer)) = &before
+            && self.checksum.or(pinned) == Some(row.digest)
+        {
+            return Ok((super::stack(layer), row.digest));
+        }
+        if let Some(flag) = build.images.forbidden {
+            return self.known_last(build, before, pinned, flag);
+        }
+        let web = Web {
+            runtime: build.images.runtime,
+            cancel: build.cancel,
+            credentials: self.authorization(build)?,
+        };
+        let url = self.url.as_str();
+        let downloaded = web.repeatedly(url, || self.download(build, &web, before.as_ref()))?;
+        let Some(downloaded) = downloaded else {
+            let (row, layer) =
+                before.ok_or_else(|| self.failure("it is said to be unchanged since never"))?;
+            self.check(build, pinned, &row.digest)?;
+            build.store.meta.set_resolved(&address, &row.digest)?;
+            return Ok((super::stack(&layer), row.digest));
+        };
+        self.check(build, pinned, &downloaded.digest)?;
+        let Downloaded { active, digest, name, mtime_s, etag, modified } = downloaded;
+        let layer = commit(build, active, &format!("{address} {mtime_s}"))?;
+        let row = FetchedRow { etag, modified, digest, name, layer: layer.id };
+        build.store.meta.set_fetched(&address, &row)?;
+        build.store.meta.set_resolved(&address, &digest)?;
+        Ok((super::stack(&layer), digest))
+    }
+
+    /// What came before, where nobody may be asked and it is not what is pinned.
+    fn known_last(
+        &self,
+        build: &Build<'_>,
+        before: Option<(FetchedRow, LayerRow)>,
+        pinned: Option<Digest>,
+        flag: &'static str,
+    ) -> Result<(Stack, Digest), WorkerError> {
+        let name = self.url.to_string();
+        if let Some(pinned) = pinned {
+            return Err(build.pins.not_asked(name, Some(pinned.to_string()), flag));
+        }
+        let Some((row, layer)) = before else {
+            return Err(match self.checksum {
+                Some(_) => WorkerError::NotAsked { what: name, flag },
+                None => build.pins.not_asked(name, None, flag),
+            });
+        };
+        self.check(build, None, &row.digest)?;
+        let asked = build.store.meta.resolved::<Digest>(&self.address())?;
+        let age_s = asked.map(|(_, asked_s)| (now_s() - asked_s).max(0));
+        if self.checksum.is_none() {
+            build.pins.note_age(&name, AgedSource { flag, age_s, what: row.digest.to_string() });
+        }
+        Ok((super::stack(&layer), row.digest))
     }
 
     /// What it is known by: all that makes a difference in the layer, but not the checksum.
@@ -181,7 +245,10 @@ impl Wanted {
         Ok(Some(Downloaded { active, digest, name, mtime_s, etag, modified }))
     }
 
-    fn check(&self, got: &Digest) -> Result<(), WorkerError> {
+    fn check(&self, build: &Build<'_>, pinned: Option<Digest>, got: &Digest) -> Result<(), WorkerError> {
+        if let Some(pinned) = pinned.filter(|pinned| pinned != got) {
+            return Err(build.pins.moved(self.url.as_str(), pinned.to_string(), got.to_string()).into());
+        }
         match &self.checksum {
             Some(expected) if expected != got => Err(WorkerError::Checksum {
                 address: self.url.to_string(),

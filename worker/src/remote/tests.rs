@@ -4,6 +4,7 @@ use super::*;
 use crate::BuildRequest;
 use crate::cache::{Exports, Imports};
 use crate::images::Images;
+use crate::pins::Pins;
 use crate::progress::ProgressSink;
 use crate::store::Store;
 use kiln_registry::Client;
@@ -29,6 +30,7 @@ struct Fixture {
     runtime: tokio::runtime::Runtime,
     cancel: CancelToken,
     secrets: BTreeMap<String, Vec<u8>>,
+    pins: Arc<Pins>,
 }
 
 impl Fixture {
@@ -42,12 +44,24 @@ impl Fixture {
             runtime: runtime.expect("threads"),
             cancel: CancelToken::new(),
             secrets: BTreeMap::new(),
+            pins: Arc::default(),
         }
     }
 
     fn with_secret(mut self, id: &str, value: &str) -> Fixture {
         self.secrets.insert(id.to_owned(), value.as_bytes().to_vec());
         self
+    }
+
+    /// A new store, whose sources are held to what this one's turned out to be.
+    fn held(&self, is_locked: bool) -> Fixture {
+        let pins = Arc::new(Pins::new("kiln.lock".to_owned(), self.pins.learnt(), is_locked));
+        Fixture { pins, ..Fixture::new() }
+    }
+
+    /// A new store, with an empty lock file.
+    fn learning() -> Fixture {
+        Fixture::new().held(false)
     }
 
     fn bring(&self, identifier: &str, attrs: &[(&str, &str)]) -> Result<Stack, WorkerError> {
@@ -58,6 +72,7 @@ impl Fixture {
         let sink = ProgressSink::new(&show);
         let (imports, exports) = (Imports::none(), Exports::none());
         let build = Build::new(&self.store, &images, &request, &sink, &self.cancel, (&imports, &exports));
+        let build = build.held_to(&self.pins);
         let attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         bring(&build, &SourceOp { identifier: identifier.to_owned(), attrs })
     }

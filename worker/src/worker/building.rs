@@ -53,9 +53,9 @@ impl Worker {
         let (imports, unread) = self.imports(request, progress, cancel)?;
         let (exports, unwritten) = self.exports(request, progress, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel, (&imports, &exports));
-        let build = build.noted_in(&journal);
-        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let facts = Facts { invocation: crate::attest::invocation(), started: Timestamp::now(), pins };
+        let build = build.noted_in(&journal).held_to(&self.pins);
+        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let facts = Facts { invocation: crate::attest::invocation(), started: Timestamp::now(), fetched };
         let exporter = Exporter { store: &self.store, images: &images, progress };
         let result = Self::build_and_share(&build, &exporter, request, &facts);
         let result = result.map(|result| BuildResult {
@@ -188,7 +188,7 @@ fn solve_and_write(
         let records = |stack: &Stack| if is_inline { inline(&learnt, stack, &wanted) } else { None };
         let sync = build.made_something();
         let mut facts = facts.clone();
-        facts.pins.extend(build.pins());
+        facts.fetched.extend(build.fetched());
         let attester = Attester::new(exporter, request, &facts);
         match output::write_all(&attester, stacks, &records, sync) {
             Ok(result) => return Ok((result, learnt)),

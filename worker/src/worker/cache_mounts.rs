@@ -3,6 +3,7 @@
 use super::Worker;
 use crate::WorkerError;
 use crate::cache_mount::{self, CacheMount, MountsPlace, MovedMount};
+use crate::progress::{Progress, ProgressSink};
 
 impl Worker {
     /// The cache mounts of the store, by id.
@@ -40,7 +41,9 @@ impl Worker {
         tell: &(dyn Fn(&str, Option<u32>) + Sync),
     ) -> Result<Vec<MovedMount>, WorkerError> {
         let alive = self.store.mark_alive()?;
-        let moved = cache_mount::import(&self.store, wanted, place, &self.cancel, tell);
+        let silent = |_: Progress<'_>| {};
+        let import = |_| cache_mount::import(&self.store, wanted, place, &self.cancel, tell);
+        let moved = self.capped(&ProgressSink::new(&silent), || self.store.with_space(import));
         drop(alive);
         // What can't be swept now is left to the next build.
         let _ = self.store.sweep();

@@ -84,11 +84,11 @@ fn wanted(mode: ProvenanceMode) -> ProvenanceRequest {
 }
 
 fn facts() -> Facts {
-    let commit = Pin::Commit("1".repeat(40));
+    let commit = Fetched::Commit("1".repeat(40));
     Facts {
         invocation: "i".to_owned(),
         started: Timestamp::UNIX_EPOCH,
-        pins: [("git://host/a.git#main".to_owned(), commit)].into(),
+        fetched: [("git://host/a.git#main".to_owned(), commit)].into(),
     }
 }
 

@@ -125,3 +125,69 @@ fn a_file_system_without_nameless_files_is_written_to_all_the_same() {
     here.check("old", "now");
     assert_eq!(here.names(), ["old"]);
 }
+
+const SMALL: u64 = 1 << 16;
+
+/// Adds a line to a file.
+fn add(path: &Path, line: &str) -> Result<(), WorkerError> {
+    change_whole(path, SMALL, |before| {
+        let before = before.unwrap_or_default();
+        // Whoever does not hold the lock by now would lose a line.
+        std::thread::sleep(Duration::from_millis(2));
+        Ok(Some([before, line.as_bytes(), b"\n"].concat()))
+    })
+}
+
+#[test]
+fn changes_at_once_lose_nothing_even_of_a_file_that_was_not_there() {
+    let here = Fixture::new();
+    std::fs::create_dir(here.path("real")).expect("a folder");
+    symlink("real/file", here.path("link")).expect("a link");
+    let paths = [here.path("link"), here.path("real/file")];
+    std::thread::scope(|scope| {
+        for i in 0..16 {
+            let path = &paths[i % 2];
+            scope.spawn(move || add(path, &i.to_string()).expect("a change"));
+        }
+    });
+    let text = std::fs::read_to_string(here.path("real/file")).expect("a file");
+    let mut lines: Vec<usize> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, (0..16).collect::<Vec<_>>());
+    assert!(here.path("link").is_symlink());
+    assert_eq!(here.names(), ["link", "real"]);
+}
+
+#[test]
+fn a_change_keeps_mode_and_owner_and_one_that_changes_nothing_writes_nothing() {
+    let here = Fixture::new().with("file", "");
+    std::fs::set_permissions(here.path("file"), Permissions::from_mode(0o440)).expect("a mode");
+    // Only root can make a file somebody else's.
+    let given = std::os::unix::fs::chown(here.path("file"), Some(1234), Some(1234)).is_ok();
+    add(&here.path("file"), "x").expect("a change");
+    here.check("file", "x\n");
+    let there = std::fs::metadata(here.path("file")).expect("a file");
+    assert_eq!(there.mode() & 0o777, 0o440);
+    assert!(!given || (there.uid(), there.gid()) == (1234, 1234));
+    let same = change_whole(&here.path("file"), SMALL, |_| Ok::<_, WorkerError>(None));
+    assert!(same.is_ok());
+    assert_eq!(std::fs::metadata(here.path("file")).expect("a file").ino(), there.ino());
+    let none = change_whole(&here.path("none"), SMALL, |before| {
+        assert_eq!(before, None);
+        Ok::<_, WorkerError>(None)
+    });
+    assert!(none.is_ok());
+    assert_eq!(here.names(), ["file"]);
+}
+
+#[test]
+fn only_files_of_a_sane_size_are_changed() {
+    let here = Fixture::new().with("large", "12345");
+    let change = |name: &str| {
+        change_whole(&here.path(name), 4, |_| Ok::<_, WorkerError>(Some(b"x".to_vec())))
+            .map_err(|e| e.to_string())
+    };
+    assert!(change("large").is_err_and(|e| e.contains("large")));
+    assert!(change(".").is_err());
+    here.check("large", "12345");
+}

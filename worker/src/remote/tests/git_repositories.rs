@@ -298,3 +298,41 @@ fn a_secret_goes_to_its_host_alone_and_into_no_message() {
     let text = fails(bring(server.url("/r.git").replace("http://", "http://me:s3cret@")), &["403"]);
     assert!(!text.contains("s3cret"));
 }
+
+#[test]
+fn a_pinned_name_is_its_commit_wherever_the_name_has_gone() {
+    let server = GitServer::new(REPO);
+    let kept = [("git.keepgitdir", "true")];
+    for (name, attrs) in [("main", &[][..]), ("main", &kept), ("v2", &[]), ("v2", &kept), ("", &kept)] {
+        let url = server.url(&format!("repo.git#{name}"));
+        let first = Fixture::learning();
+        let before = first.bring(&url, attrs).expect(name);
+        assert_eq!(first.bring(&url, attrs).expect(name).content(), before.content());
+        let held = first.held(true);
+        run_script(
+            server.folder.path(),
+            "cd work; date +%N > new; git add .; git commit -q -m new; git tag -f -a -m message v2 > /dev/null
+            git push -q -f ../repo.git main v2",
+        );
+        assert_eq!(held.bring(&url, attrs).expect(name).content(), before.content(), "{name} {attrs:?}");
+        let now = Fixture::new().bring(&url, attrs).expect(name);
+        assert_ne!(now.content(), before.content(), "{name} {attrs:?}");
+    }
+}
+
+#[test]
+fn two_sources_of_one_name_are_one_commit_under_a_lock_file() {
+    let server = GitServer::new(REPO);
+    let fixture = Fixture::learning();
+    let one = fixture.bring(&server.url("repo.git#main"), &[]).expect("a branch");
+    run_script(
+        server.folder.path(),
+        "cd work; rm one; git commit -q -a -m less; git push -q ../repo.git main",
+    );
+    let two = fixture.bring(&server.url("repo.git#main:sub"), &[]).expect("a folder");
+    assert_eq!(fixture.names(&two), ["deep"]);
+    let again = fixture.bring(&server.url("repo.git#main"), &[("git.mtime", "commit")]).expect("a branch");
+    assert_eq!(fixture.names(&again), fixture.names(&one));
+    let held = fixture.held(true);
+    fails(held.bring(&server.url("repo.git#topic"), &[]), &["no entry", "repo.git#topic", "--locked"]);
+}

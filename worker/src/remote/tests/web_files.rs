@@ -1,6 +1,7 @@
 //! Claims about files of the web.
 
 use super::*;
+use crate::pins::PinnedSources;
 
 const MODIFIED: &str = "last-modified: Tue, 14 Nov 2023 22:13:20 GMT\r\n";
 
@@ -178,4 +179,29 @@ fn the_end_of_the_build_ends_a_download() {
         assert!(matches!(fixture.bring(&server.url("/x"), &[]), Err(WorkerError::Canceled)));
     });
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_pinned_file_is_what_it_was_or_is_refused() {
+    let server = WebServer::new(|head, _| match head.contains("if-none-match: \"two\"\r\n") {
+        true => answer("304 Not Modified", "", ""),
+        false => answer("200 OK", "etag: \"two\"\r\n", "two"),
+    });
+    let (url, one, two) = (server.url("/x"), Digest::of(b"one"), Digest::of(b"two"));
+    let held = |digest| {
+        let sources = PinnedSources { web: [(url.clone(), digest)].into(), ..PinnedSources::default() };
+        Fixture { pins: Arc::new(Pins::new("kiln.lock".to_owned(), sources, true)), ..Fixture::new() }
+    };
+    let good = held(two);
+    good.bring(&url, &[]).expect("what is pinned");
+    good.bring(&url, &[]).expect("what is pinned");
+    assert_eq!(server.asked().len(), 1, "what is here is not asked for");
+    let words = [&url, &one.to_string(), &two.to_string(), "kiln.lock", "kiln lock update"];
+    fails(held(one).bring(&url, &[]), &words);
+    // The same where the server only says that it is what came before.
+    let mut known = Fixture::new();
+    known.bring(&url, &[]).expect("a file");
+    known.pins = held(one).pins;
+    fails(known.bring(&url, &[]), &words);
+    fails(held(one).bring(&url, &[("http.checksum", &two.to_string())]), &[&url, "the Dockerfile asks for"]);
 }
