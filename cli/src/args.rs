@@ -4,6 +4,8 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
+use crate::login::{LoginArgs, LogoutArgs};
+use crate::registry::RegistryCommand;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
@@ -18,6 +20,9 @@ pub(crate) struct Args {
     /// What the store may take, as 10GiB; the least worth goes [default: $KILN_STORE_MAX, else the store's settings.json, else no limit]
     #[arg(long, global = true, value_name = "SIZE")]
     pub store_max: Option<String>,
+    /// The file with credentials, and no other [default: $REGISTRY_AUTH_FILE, else several: docs/registries.md]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -56,6 +61,15 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Look for damage in the store
     Fsck(FsckArgs),
+    /// Check credentials for a registry, and keep them
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
+    /// Show how registries are reached
+    Registry {
+        #[command(subcommand)]
+        what: RegistryCommand,
+    },
     /// Show what kiln makes of a Dockerfile before it builds
     Debug {
         #[command(subcommand)]

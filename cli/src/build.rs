@@ -69,7 +69,7 @@ fn build(
     refuse_mistakes(&parse, source, &args)?;
     let (named, folders) = contexts::named(&args)?;
     let folders = local_folders(&args, &inputs, folders);
-    let options = options(&args, &inputs, named)?;
+    let options = BuildOptions { aliases: worker.aliases(), ..options(&args, &inputs, named)? };
     let mut resolver = Resolver::of(&args, &worker, lock);
     let all = options_of_all(&args, &parse, &options, source, &mut resolver, platforms.all)?;
     if args.check {

@@ -76,6 +76,7 @@ fn llb(
     build::refuse_mistakes(&parse, source, &args)?;
     let (named, _) = contexts::named(&args)?;
     let mut options = build::options(&args, &inputs, named)?;
+    options.aliases = worker.aliases();
     let mut resolver = Resolver::of(&args, &worker, lock);
     build::settle_time(&parse, &mut options, source, &mut resolver, &mut build::Times::new(), &args)?;
     let lowered = build::lower(&parse, &options, source, &mut resolver)?;

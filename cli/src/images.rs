@@ -29,7 +29,7 @@ pub(crate) fn push(worker: &Worker, args: &PushArgs) -> Result<(), CommandError>
 }
 
 pub(crate) fn pull(worker: &Worker, args: &PullArgs) -> Result<(), CommandError> {
-    let name = reference("NAME", &args.name)?;
+    let name = reference("NAME", &worker.aliased(&args.name)?)?;
     let platform = match &args.platform {
         Some(text) => text
             .parse()

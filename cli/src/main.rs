@@ -16,9 +16,12 @@ mod fsck;
 mod images;
 mod interrupt;
 mod lock;
+mod login;
 mod outputs;
 mod plain;
+mod prompt;
 mod prune;
+mod registry;
 mod render;
 mod report;
 mod sizes;
@@ -57,10 +60,15 @@ fn run(args: Args) -> Result<(), CommandError> {
     let cancel = interrupt::watch()?;
     let root = store_root(args.root)?;
     let max = store_max(args.store_max, &root)?;
-    let open = |insecure: &[String]| {
-        let options =
+    let authfile = args.authfile;
+    let registries = |insecure: &[String]| {
+        let mut options =
             RegistryOptions { insecure_registries: insecure.to_vec(), ..RegistryOptions::from_env() };
-        Worker::open(&root, options, &cancel).map(|worker| worker.with_store_max(max))
+        options.places.auth_file = authfile.clone().or(options.places.auth_file);
+        options
+    };
+    let open = |insecure: &[String]| {
+        Worker::open(&root, registries(insecure), &cancel).map(|worker| worker.with_store_max(max))
     };
     match args.command {
         Command::Build(args) => build::run(args.settled()?, open, &cancel),
@@ -76,6 +84,9 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Du(args) => du::run(&open(&[])?, &args),
         Command::Prune(args) => prune::run(&open(&[])?, &args),
         Command::Fsck(args) => fsck::run(|| open(&[]), &root, &args),
+        Command::Login(args) => login::log_in(&args, registries, &cancel),
+        Command::Logout(args) => login::log_out(&args, registries(&[])),
+        Command::Registry { what } => registry::run(what, registries),
         Command::Debug { what } => debug::run(what, open),
     }
 }

@@ -4,6 +4,7 @@
 use kiln_grammar::{IgnorePattern, Span};
 use kiln_oci::{Digest, ImageConfig, Platform};
 use kiln_solver::NetworkMode;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The options of a build for one platform.
@@ -27,6 +28,8 @@ pub struct BuildOptions {
     pub main_context: NamedContext,
     /// `--build-context`, by name, perhaps with `::platform` at its end.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// What short names of images stand for; those that are not here are docker.io's.
+    pub aliases: BTreeMap<String, String>,
     /// Whether nothing known from before is used.
     pub no_cache: bool,
     /// The names of the stages of which nothing known from before is used. As in BuildKit: an empty name
@@ -69,6 +72,7 @@ impl BuildOptions {
             multi_platform: false,
             main_context: NamedContext::Local { name: "context".to_owned(), excludes: Vec::new() },
             contexts: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             no_cache: false,
             no_cache_filter: Vec::new(),
             network: NetworkMode::Unset,
@@ -90,6 +94,17 @@ impl BuildOptions {
         let filter = &self.no_cache_filter;
         let is_for_all = matches!(filter.as_slice(), [name] if name.is_empty());
         self.no_cache || is_for_all || filter.iter().any(|name| name.eq_ignore_ascii_case(stage))
+    }
+
+    /// The name of an image, or what it is an alias of; tag and digest stay.
+    pub(crate) fn aliased<'a>(&self, written: &'a str) -> Cow<'a, str> {
+        let name = written.split('@').next().unwrap_or(written);
+        let folder = name.rfind('/').map_or(0, |slash| slash + 1);
+        let name = name[folder..].find(':').map_or(name, |colon| &name[..folder + colon]);
+        match self.aliases.get(name) {
+            Some(full) => Cow::Owned(format!("{full}{}", &written[name.len()..])),
+            None => Cow::Borrowed(written),
+        }
     }
 
     /// The value given for a build argument; the last one counts.

@@ -134,7 +134,7 @@ impl<'a> Lowering<'a> {
             let platform = node.platform.clone().unwrap_or_else(|| target.clone());
             return self.begin_context(node, context, ImageConfig::default(), platform);
         }
-        let reference = node.base_name.parse::<Reference>().map_err(|why| {
+        let reference = self.options.aliased(&node.base_name).parse::<Reference>().map_err(|why| {
             let message = format!("failed to parse stage name {:?}: {why}", node.base_name);
             node.word.perhaps_hinted(message, self.graph.names.stage(&node.base_name, node.word.line))
         })?;

@@ -42,6 +42,21 @@ impl Answer {
         Answer { client, host, method, repository, url, response, _turn: turn }
     }
 
+    /// The registry that was asked.
+    pub(crate) fn registry(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// If a mirror gave it, it is not asked any more; says whether it is one.
+    pub(crate) fn fail(&self) -> bool {
+        self.host.fail()
+    }
+
+    /// The error that something is not there.
+    pub(crate) fn not_found(&self, what: String) -> RegistryError {
+        RegistryError::NotFound { host: self.host.registry.clone(), what }
+    }
+
     /// The HTTP status.
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
@@ -90,10 +105,14 @@ impl Answer {
     pub(crate) async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, RegistryError> {
         let transport = self.client.transport();
         let idle = transport.patience.idle;
-        match tokio::time::timeout(idle, self.response.chunk()).await {
+        let chunk = match tokio::time::timeout(idle, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|e| transport.failure(&self.host(), &self.what(), e)),
             Err(_) => Err(timed_out(&self.host(), format!("the body of {}", self.what()), idle)),
-        }
+        };
+        // What a mirror did not send to its end another place has.
+        chunk.inspect_err(|_| {
+            self.host.fail();
+        })
     }
 
     /// The whole body, if it is not larger than `max`.
@@ -132,7 +151,7 @@ impl Answer {
             let registry = &self.host.registry;
             return RegistryError::Unauthorized {
                 host: registry.clone(),
-                hint: self.host.auth.hint(registry).await,
+                hint: self.host.auth.hint(registry, &self.repository).await,
                 repository: self.repository,
                 message,
             };

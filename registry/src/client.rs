@@ -2,6 +2,7 @@
 //! It does not know how a request is sent.
 
 use crate::answer::Answer;
+use crate::config::{Config, Places};
 use crate::host::Host;
 use crate::request::Request;
 use crate::token::Scope;
@@ -12,7 +13,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, HeaderValue};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
@@ -27,6 +28,8 @@ pub struct Options {
     pub insecure_registries: Vec<String>,
     /// The folder that holds docker's `config.json`; without one, nobody is logged in.
     pub docker_config: Option<PathBuf>,
+    /// Where other programs' settings and credentials are.
+    pub places: Places,
     /// How long everything may take.
     pub patience: Patience,
 }
@@ -49,6 +52,8 @@ pub struct Resolved {
 struct Shared {
     transport: Transport,
     docker_config: Option<PathBuf>,
+    places: Places,
+    config: Mutex<Option<Arc<Config>>>,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
 }
 
@@ -57,7 +62,7 @@ impl Options {
     pub fn from_env() -> Options {
         let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let docker_config = named("DOCKER_CONFIG").or_else(|| Some(named("HOME")?.join(".docker")));
-        Options { docker_config, ..Options::default() }
+        Options { docker_config, places: Places::from_env(), ..Options::default() }
     }
 }
 
@@ -69,18 +74,24 @@ impl Client {
             name.trim_end_matches('/').to_ascii_lowercase()
         };
         let insecure: BTreeSet<String> = options.insecure_registries.iter().map(plain).collect();
-        let transport = Transport::new(insecure, options.patience);
-        let shared = Shared { transport, docker_config: options.docker_config, hosts: Mutex::default() };
+        let transport = Transport::new(insecure, options.places.clone(), options.patience);
+        let shared = Shared {
+            transport,
+            docker_config: options.docker_config,
+            places: options.places,
+            config: Mutex::default(),
+            hosts: Mutex::default(),
+        };
         Ok(Client { shared: Arc::new(shared) })
     }
 
     /// What the reference points to now: its digest, size and media type. No body is moved if the
     /// registry can do without.
     pub async fn resolve(&self, reference: &Reference) -> Result<Resolved, RegistryError> {
-        let mut answer = self.ask_manifest(Method::HEAD, reference).await?;
+        let answer = self.ask_manifest(Method::HEAD, reference).await?;
         let status = answer.status();
         if status == 404 {
-            return Err(self.not_found(reference, reference.to_string()));
+            return Err(answer.not_found(reference.to_string()));
         }
         if status == 401 {
             return Err(answer.into_error().await);
@@ -88,32 +99,32 @@ impl Client {
         let kind = answer.media_type();
         let known = kind.is_index() || kind.is_manifest();
         if let (200, true, Some(digest), Some(size)) = (status, known, answer.digest(), answer.length()) {
-            check_digest(&answer, reference, reference.digest(), digest)?;
-            if size > DOCUMENT_BYTES_MAX {
-                return Err(too_large(&answer, reference));
+            let wanted = check_digest(&answer, reference, reference.digest(), digest);
+            if wanted.is_ok() && size <= DOCUMENT_BYTES_MAX {
+                return Ok(Resolved { descriptor: Descriptor::new(kind, digest, size) });
             }
-            return Ok(Resolved { descriptor: Descriptor::new(kind, digest, size) });
+            if !answer.fail() {
+                return Err(wanted.err().unwrap_or_else(|| too_large(&answer, reference)));
+            }
         }
         drop(answer);
-        // A registry that does not do HEAD, or says too little in its answer, gives the document.
-        answer = self.ask_manifest(Method::GET, reference).await?;
-        Ok(Resolved { descriptor: self.document(reference, answer).await?.0 })
+        // A registry that does not do HEAD, or says too little in its answer, gives the document; and so does
+        // another, where a mirror's answer is wrong.
+        Ok(Resolved { descriptor: self.manifest(reference).await?.0 })
     }
 
     /// The manifest or the index that the reference points to, verified against the digest.
     pub async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
-        let answer = self.ask_manifest(Method::GET, reference).await?;
-        self.document(reference, answer).await
-    }
-
-    /// The registry of a reference, and all that is known of it.
-    pub(crate) fn host(&self, reference: &Reference) -> Arc<Host> {
-        let registry = reference.registry();
-        let mut hosts = self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let insecure = || self.shared.transport.is_insecure(registry);
-        let host =
-            hosts.entry(registry.to_owned()).or_insert_with(|| Arc::new(Host::new(registry, insecure())));
-        Arc::clone(host)
+        loop {
+            let mut answer = self.ask_manifest(Method::GET, reference).await?;
+            match self.document(reference, &mut answer).await {
+                Err(DocumentFailure::Status) => return Err(answer.into_error().await),
+                // What another place has may be right.
+                Err(DocumentFailure::Content(_)) if answer.fail() => {}
+                Err(DocumentFailure::Content(error)) => return Err(error),
+                Ok(document) => return Ok(document),
+            }
+        }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -124,37 +135,71 @@ impl Client {
         self.shared.docker_config.as_deref()
     }
 
-    pub(crate) fn not_found(&self, reference: &Reference, what: String) -> RegistryError {
-        RegistryError::NotFound { host: reference.registry().to_owned(), what }
+    pub(crate) fn places(&self) -> &Places {
+        &self.shared.places
+    }
+
+    /// What the files say, read once.
+    pub(crate) fn config(&self) -> Result<Arc<Config>, RegistryError> {
+        let mut config = self.shared.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = &*config {
+            return Ok(Arc::clone(config));
+        }
+        let read = Arc::new(Config::read(&self.shared.places)?);
+        *config = Some(Arc::clone(&read));
+        Ok(read)
+    }
+
+    /// The hosts that were spoken to, by how they are reached.
+    pub(crate) fn hosts(&self) -> MutexGuard<'_, HashMap<String, Arc<Host>>> {
+        self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask_manifest(&self, method: Method, reference: &Reference) -> Result<Answer, RegistryError> {
-        let repository = reference.repository();
-        let rest = format!("manifests/{}", pointer(reference));
-        let request = Request::new(method, repository, &rest, Scope::pull(repository))
-            .header(ACCEPT, HeaderValue::from_static(ACCEPTED));
-        self.send(&self.host(reference), &request).await
+        self.send_any(reference, &manifest_request(method, reference)).await
     }
 
     async fn document(
         &self,
         reference: &Reference,
-        mut answer: Answer,
-    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        answer: &mut Answer,
+    ) -> Result<(Descriptor, Vec<u8>), DocumentFailure> {
         match answer.status() {
             200 => {}
-            404 => return Err(self.not_found(reference, reference.to_string())),
-            _ => return Err(answer.into_error().await),
+            404 => return Err(DocumentFailure::Content(answer.not_found(reference.to_string()))),
+            _ => return Err(DocumentFailure::Status),
         }
         let bytes = answer.body(DOCUMENT_BYTES_MAX).await?;
         let digest = Digest::of(&bytes);
-        check_digest(&answer, reference, reference.digest().or(answer.digest()), digest)?;
+        check_digest(answer, reference, reference.digest().or(answer.digest()), digest)?;
         let kind = document_type(&bytes, answer.media_type()).map_err(|source| RegistryError::Document {
             host: answer.host(),
             what: reference.to_string(),
             source,
         })?;
         Ok((Descriptor::new(kind, digest, bytes.len() as u64), bytes))
+    }
+}
+
+/// The question what a reference points to.
+pub(crate) fn manifest_request(method: Method, reference: &Reference) -> Request<'static> {
+    let repository = reference.repository();
+    let rest = format!("manifests/{}", pointer(reference));
+    Request::new(method, repository, &rest, Scope::pull(repository))
+        .header(ACCEPT, HeaderValue::from_static(ACCEPTED))
+}
+
+/// Why an answer is no document.
+enum DocumentFailure {
+    /// It is another answer.
+    Status,
+    /// It has not the right content.
+    Content(RegistryError),
+}
+
+impl From<RegistryError> for DocumentFailure {
+    fn from(error: RegistryError) -> DocumentFailure {
+        DocumentFailure::Content(error)
     }
 }
 

@@ -1,24 +1,21 @@
-//! Credentials as `docker login` leaves them: `config.json` and the helper programs that it names.
-//! It does not know how they are shown to a registry.
+//! Credentials as docker, podman and kiln leave them: files, and the helper programs that these name.
+//! It does not know how they are shown to a registry, and writes nothing.
 
-use crate::RegistryError;
-use crate::error::printable;
+use crate::config::Places;
+use crate::{RegistryError, keychain};
 use base64::Engine as _;
 use kiln_oci::DEFAULT_REGISTRY;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
-const HELPER_BYTES_MAX: u64 = 1024 * 1024;
 /// Under what docker's configuration has the credentials of its own registry.
 const DOCKER_HUB_KEY: &str = concat!("https:", "//", "index.docker.io/v1/");
-/// The user name under which helpers give an identity token.
-const TOKEN_USER: &str = "<token>";
+/// The variable that holds the text of such a file.
+pub(crate) const TEXT_VARIABLE: &str = "$DOCKER_AUTH_CONFIG";
 
 /// What a registry is shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,40 +35,53 @@ pub(crate) enum Credentials {
 pub(crate) struct Found {
     pub(crate) credentials: Credentials,
     pub(crate) source: Source,
+    /// Whether other repositories of the registry may have others.
+    pub(crate) is_of_repository: bool,
 }
 
 /// Where credentials were looked for last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
+    /// The user typed them.
+    User,
     /// Nowhere: there is no file.
     None,
-    /// They are in this file.
-    File(PathBuf),
-    /// This file has none for the host.
-    NotIn(PathBuf),
-    /// This helper has them.
-    Helper(String),
+    /// They are in this file, or variable, under this name.
+    File { file: PathBuf, key: String },
+    /// These have none for the host.
+    NotIn(Vec<PathBuf>),
+    /// This helper, which the file names, has them.
+    Helper { helper: String, file: PathBuf },
     /// This helper failed.
-    HelperFailed { helper: String, reason: String },
+    HelperFailed { helper: String, file: PathBuf, reason: String },
 }
 
-impl Found {
-    fn anonymous(source: Source) -> Found {
-        Found { credentials: Credentials::Anonymous, source }
-    }
+/// Whose credentials are looked for, and where.
+#[derive(Clone, Copy)]
+pub(crate) struct Seeker<'a> {
+    pub(crate) places: &'a Places,
+    pub(crate) docker_config: Option<&'a Path>,
+    pub(crate) registry: &'a str,
+    pub(crate) repository: &'a str,
+}
 
+impl Source {
     /// What to tell a user whom the registry refuses.
     pub(crate) fn hint(&self, registry: &str) -> String {
-        match &self.source {
-            Source::None => format!("no credentials were used; log in with `docker login {registry}`"),
-            Source::NotIn(file) => {
-                let file = file.display();
-                format!("{file} has no credentials for it; log in with `docker login {registry}`")
+        match self {
+            Source::User => "the credentials that were given were used".to_owned(),
+            Source::None => format!("no credentials were used; log in with `kiln login {registry}`"),
+            Source::NotIn(files) => {
+                let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+                let has = if names.len() == 1 { "has" } else { "have" };
+                let names = names.join(" and ");
+                format!("{names} {has} no credentials for it; log in with `kiln login {registry}`")
             }
-            Source::File(file) => format!("the credentials in {} were used", file.display()),
-            Source::Helper(helper) => format!("the credentials from {helper} were used"),
-            Source::HelperFailed { helper, reason } => {
-                format!("no credentials were used, because {helper} failed: {reason}")
+            Source::File { file, .. } => format!("the credentials in {} were used", file.display()),
+            Source::Helper { helper, .. } => format!("the credentials from {helper} were used"),
+            Source::HelperFailed { helper, file, reason } => {
+                let file = file.display();
+                format!("no credentials were used, because {helper} failed: {reason}; {file} names it")
             }
         }
     }
@@ -88,36 +98,82 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// The credentials for a registry according to `folder/config.json`. A helper gets `time` to answer.
-pub(crate) async fn find(
-    folder: Option<&Path>,
-    registry: &str,
-    time: Duration,
-) -> Result<Found, RegistryError> {
-    let Some(folder) = folder else { return Ok(Found::anonymous(Source::None)) };
-    let file = folder.join("config.json");
-    let Some(config) = read(&file)? else { return Ok(Found::anonymous(Source::None)) };
-    if let Some(name) = config.helper(registry) {
-        let helper = format!("docker-credential-{name}");
-        match ask(&helper, key(registry), time).await {
-            Ok(Some(credentials)) => return Ok(Found { credentials, source: Source::Helper(helper) }),
-            Ok(None) => {}
-            Err(reason) => return Ok(Found::anonymous(Source::HelperFailed { helper, reason })),
+/// The credentials of the first place that has any. A helper gets `time` to answer.
+pub(crate) async fn find(seeker: Seeker<'_>, time: Duration) -> Result<Found, RegistryError> {
+    let registry = seeker.registry;
+    let mut read = Vec::new();
+    let mut is_of_repository = false;
+    for document in Document::all(seeker.places, seeker.docker_config)? {
+        let Document { file, config } = document;
+        is_of_repository |= config.auths.keys().any(|key| is_scoped(key, registry));
+        let found = |credentials, source| Ok(Found { credentials, source, is_of_repository });
+        if let Some(helper) = config.helper(registry) {
+            match keychain::get(&helper, key(registry), time).await {
+                Ok(Some(credentials)) => return found(credentials, Source::Helper { helper, file }),
+                Ok(None) => {}
+                Err(reason) => {
+                    return found(Credentials::Anonymous, Source::HelperFailed { helper, file, reason });
+                }
+            }
         }
+        if let Some((key, entry)) = config.entry(registry, seeker.repository) {
+            match entry.credentials() {
+                Ok(Credentials::Anonymous) => {}
+                Ok(credentials) => {
+                    let key = key.to_owned();
+                    return found(credentials, Source::File { file, key });
+                }
+                Err(reason) => {
+                    let reason = format!("the entry for {key}: {reason}");
+                    return Err(RegistryError::Credentials { file, reason });
+                }
+            }
+        }
+        read.push(file);
     }
-    let Some(entry) = config.entry(registry) else { return Ok(Found::anonymous(Source::NotIn(file))) };
-    match entry.credentials() {
-        Ok(Credentials::Anonymous) => Ok(Found::anonymous(Source::NotIn(file))),
-        Ok(credentials) => Ok(Found { credentials, source: Source::File(file) }),
-        Err(reason) => {
-            Err(RegistryError::Credentials { file, reason: format!("the entry for {registry}: {reason}") })
+    let source = if read.is_empty() { Source::None } else { Source::NotIn(read) };
+    Ok(Found { credentials: Credentials::Anonymous, source, is_of_repository })
+}
+
+/// A text with credentials.
+pub(crate) struct Document {
+    /// Where it is.
+    pub(crate) file: PathBuf,
+    pub(crate) config: Config,
+}
+
+impl Document {
+    /// Those that there are, in the order in which they are asked.
+    pub(crate) fn all(places: &Places, docker: Option<&Path>) -> Result<Vec<Document>, RegistryError> {
+        let mut all = Vec::new();
+        if let (None, Some(text)) = (&places.auth_file, &places.auth_text) {
+            let file = PathBuf::from(TEXT_VARIABLE);
+            all.push(Document { config: parse(&file, text)?, file });
+        }
+        for file in files(places, docker) {
+            if let Some(config) = read(&file)? {
+                all.push(Document { file, config });
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// The files that may have credentials, in the order in which they are asked.
+pub(crate) fn files(places: &Places, docker: Option<&Path>) -> Vec<PathBuf> {
+    match &places.auth_file {
+        Some(named) => vec![named.clone()],
+        None => {
+            let docker = docker.map(|folder| folder.join("config.json"));
+            places.auth_files.iter().cloned().chain(docker).collect()
         }
     }
 }
 
+/// What such a text says.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Config {
+pub(crate) struct Config {
     auths: BTreeMap<String, Entry>,
     #[serde(rename = "credHelpers")]
     helpers: BTreeMap<String, String>,
@@ -127,7 +183,7 @@ struct Config {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Entry {
+pub(crate) struct Entry {
     auth: String,
     username: String,
     password: String,
@@ -138,19 +194,44 @@ struct Entry {
 }
 
 impl Config {
-    fn helper(&self, registry: &str) -> Option<&str> {
+    /// The program that keeps the credentials of a registry.
+    pub(crate) fn helper(&self, registry: &str) -> Option<String> {
         let own = keys(registry).into_iter().find_map(|key| self.helpers.get(&key));
-        own.or(Some(&self.store)).map(String::as_str).filter(|name| !name.is_empty())
+        let name = own.unwrap_or(&self.store);
+        (!name.is_empty()).then(|| format!("docker-credential-{name}"))
     }
 
-    fn entry(&self, registry: &str) -> Option<&Entry> {
+    /// The entries of a registry as a whole, under whatever names.
+    pub(crate) fn keys_of(&self, registry: &str) -> Vec<&str> {
         let keys = keys(registry);
-        let exact = keys.iter().find_map(|key| self.auths.get(key));
-        let of_host = || {
-            let found = self.auths.iter().find(|(key, _)| keys.iter().any(|k| k == host_of(key)));
-            found.map(|(_, entry)| entry)
-        };
-        exact.or_else(of_host)
+        let is_own =
+            |key: &&str| keys.iter().any(|k| k == key || k == host_of(key)) && !is_scoped(key, registry);
+        self.auths.keys().map(String::as_str).filter(is_own).collect()
+    }
+
+    /// The keys of all entries.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.auths.keys().map(String::as_str)
+    }
+
+    /// The registries that have a program of their own.
+    pub(crate) fn helper_hosts(&self) -> impl Iterator<Item = &str> {
+        self.helpers.keys().map(String::as_str)
+    }
+
+    /// That of the repository, of the nearest folder above it, or of the registry.
+    fn entry(&self, registry: &str, repository: &str) -> Option<(&str, &Entry)> {
+        let mut name = format!("{registry}/{repository}");
+        while name.len() > registry.len() {
+            if let Some((key, entry)) = self.auths.get_key_value(&name) {
+                return Some((key, entry));
+            }
+            name.truncate(name.rfind('/').unwrap_or_default());
+        }
+        let keys = keys(registry);
+        let exact = keys.iter().find_map(|key| self.auths.get_key_value(key));
+        let of_host = || self.auths.get_key_value(*self.keys_of(registry).first()?);
+        exact.or_else(of_host).map(|(key, entry)| (key.as_str(), entry))
     }
 }
 
@@ -186,8 +267,8 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// Under which name a helper knows the registry.
-fn key(registry: &str) -> &str {
+/// Under which name a helper, and docker's file, know the registry.
+pub(crate) fn key(registry: &str) -> &str {
     if registry == DEFAULT_REGISTRY { DOCKER_HUB_KEY } else { registry }
 }
 
@@ -205,13 +286,25 @@ fn keys(registry: &str) -> Vec<String> {
     keys
 }
 
+/// Whether a key of a file is for a part of the registry: without a scheme, and with a path.
+fn is_scoped(key: &str, registry: &str) -> bool {
+    let path = key.strip_prefix(registry).and_then(|rest| rest.strip_prefix('/'));
+    path.is_some_and(|path| !matches!(path.trim_end_matches('/'), "" | "v1" | "v2"))
+}
+
 /// `host` of `https://host/v1/`.
 fn host_of(key: &str) -> &str {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     key.split('/').next().unwrap_or(key)
 }
 
-fn read(file: &Path) -> Result<Option<Config>, RegistryError> {
+/// What a file says; `None` if it is not there, or empty.
+pub(crate) fn read(file: &Path) -> Result<Option<Config>, RegistryError> {
+    read_text(file)?.map(|text| parse(file, &text)).transpose()
+}
+
+/// The text of a file; `None` if it is not there, or empty.
+pub(crate) fn read_text(file: &Path) -> Result<Option<String>, RegistryError> {
     let bad = |reason: String| RegistryError::Credentials { file: file.to_owned(), reason };
     let opened = match std::fs::File::open(file) {
         Ok(opened) => opened,
@@ -228,68 +321,16 @@ fn read(file: &Path) -> Result<Option<Config>, RegistryError> {
     if text.len() as u64 > CONFIG_BYTES_MAX {
         return Err(bad(format!("it is larger than {CONFIG_BYTES_MAX} bytes")));
     }
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
+    Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}
+
+/// What a text says.
+pub(crate) fn parse(file: &Path, text: &str) -> Result<Config, RegistryError> {
     // A JSON error's own text may quote a secret: only its place is told.
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|e| bad(format!("it is not valid at line {}, column {}", e.line(), e.column())))
-}
-
-/// Asks a helper program. `None`: it has nothing for this registry.
-async fn ask(helper: &str, key: &str, time: Duration) -> Result<Option<Credentials>, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        #[serde(default)]
-        username: String,
-        secret: String,
-    }
-    if helper.contains('/') {
-        return Err("its name contains a slash".to_owned());
-    }
-    let asked = tokio::time::timeout(time, talk(helper, key)).await;
-    let (succeeded, output) = match asked {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(e)) => return Err(e.to_string()),
-        Err(_) => return Err(format!("it did not answer within {} s", time.as_secs_f32())),
-    };
-    if !succeeded {
-        let message = printable(&String::from_utf8_lossy(&output));
-        let none = message.contains("credentials not found") || message.contains("no credentials server URL");
-        return if none { Ok(None) } else { Err(message) };
-    }
-    let Ok(answer) = serde_json::from_slice::<Answer>(&output) else {
-        return Err("its answer cannot be read".to_owned());
-    };
-    Ok(match answer {
-        Answer { username, secret } if username.is_empty() && secret.is_empty() => None,
-        Answer { username, secret } if username == TOKEN_USER => {
-            Some(Credentials::IdentityToken { username, token: secret })
-        }
-        Answer { username, secret } => Some(Credentials::Basic { username, password: secret }),
+    serde_json::from_str(text).map_err(|e| RegistryError::Credentials {
+        file: file.to_owned(),
+        reason: format!("it is not valid at line {}, column {}", e.line(), e.column()),
     })
-}
-
-/// Whether the helper succeeded, and what it printed. It is killed when this is dropped.
-async fn talk(helper: &str, key: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    let mut child = tokio::process::Command::new(helper)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut output = Vec::new();
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input may answer all the same.
-        let _ = stdin.write_all(key.as_bytes()).await;
-    }
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(HELPER_BYTES_MAX).read_to_end(&mut output).await?;
-    }
-    Ok((child.wait().await?.success(), output))
 }
 
 #[cfg(test)]
@@ -301,7 +342,16 @@ mod tests {
     async fn look_up(config: &str, registry: &str) -> Result<Found, RegistryError> {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("config.json"), config).expect("written");
-        find(Some(folder.path()), registry, TIME).await
+        look_up_in(&Places::default(), folder.path(), registry, "x").await
+    }
+
+    async fn look_up_in(
+        places: &Places,
+        docker: &Path,
+        registry: &str,
+        repository: &str,
+    ) -> Result<Found, RegistryError> {
+        find(Seeker { places, docker_config: Some(docker), registry, repository }, TIME).await
     }
 
     async fn check(config: &str, registry: &str, want: Credentials) {
@@ -346,9 +396,10 @@ mod tests {
         check("", "r.io", Credentials::Anonymous).await;
         check("{}", "r.io", Credentials::Anonymous).await;
         check(r#"{"auths":{"r.io":{}}}"#, "r.io", Credentials::Anonymous).await;
-        let found = find(Some(Path::new("/nonexistent")), "r.io", TIME).await.expect("no error");
+        let found =
+            look_up_in(&Places::default(), Path::new("/nonexistent"), "r.io", "x").await.expect("no error");
         assert_eq!(found.source, Source::None);
-        assert!(found.hint("r.io").contains("docker login r.io"));
+        assert!(found.source.hint("r.io").contains("kiln login r.io"));
     }
 
     #[tokio::test]
@@ -364,8 +415,56 @@ mod tests {
         let config = r#"{"credHelpers":{"r.io":"kiln-missing"},"auths":{"r.io":{"auth":"YTpi"}}}"#;
         let found = look_up(config, "r.io").await.expect("no error");
         assert_eq!(found.credentials, Credentials::Anonymous);
-        assert!(found.hint("r.io").contains("docker-credential-kiln-missing failed"), "{found:?}");
+        assert!(found.source.hint("r.io").contains("docker-credential-kiln-missing failed"), "{found:?}");
         let found = look_up(r#"{"credsStore":"../../evil"}"#, "r.io").await.expect("no error");
         assert!(matches!(found.source, Source::HelperFailed { .. }));
+    }
+
+    #[tokio::test]
+    async fn the_nearest_part_of_a_registry_wins() {
+        let config = r#"{"auths":{"r.io":{"auth":"YTpi"},"r.io/team":{"auth":"Yzpk"},"r.io/team/app":{"auth":"ZTpm"}}}"#;
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("config.json"), config).expect("written");
+        for (repository, want) in
+            [("x", "a"), ("team/x", "c"), ("team/app", "e"), ("team/app/x", "e"), ("teams", "a")]
+        {
+            let found =
+                look_up_in(&Places::default(), folder.path(), "r.io", repository).await.expect("read");
+            assert!(found.is_of_repository);
+            assert!(
+                matches!(found.credentials, Credentials::Basic { username, .. } if username == want),
+                "{repository}"
+            );
+        }
+        check(r#"{"auths":{"r.io/v1/":{"auth":"YTpi"}}}"#, "r.io", basic("a", "b")).await;
+        check(r#"{"auths":{"r.io/other":{"auth":"YTpi"}}}"#, "r.io", Credentials::Anonymous).await;
+    }
+
+    #[tokio::test]
+    async fn the_first_place_that_has_any_wins_and_a_named_one_is_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let entry = |auth: &str| format!(r#"{{"auths":{{"r.io":{{"auth":"{auth}"}}}}}}"#);
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("written");
+            folder.path().join(name)
+        };
+        write("config.json", &entry("YTpi"));
+        let auth = write("auth.json", &entry("Yzpk"));
+        let other = write("named.json", r#"{"auths":{"other.io":{"auth":"Yzpk"}}}"#);
+        let user = async |places: &Places| {
+            let found = look_up_in(places, folder.path(), "r.io", "x").await.expect("read");
+            match found.credentials {
+                Credentials::Basic { username, .. } => username,
+                _ => "nobody".to_owned(),
+            }
+        };
+        let mut places = Places::default();
+        assert_eq!(user(&places).await, "a");
+        places.auth_files = vec![folder.path().join("missing.json"), other.clone(), auth];
+        assert_eq!(user(&places).await, "c");
+        places.auth_text = Some(entry("ZTpm"));
+        assert_eq!(user(&places).await, "e");
+        places.auth_file = Some(other);
+        assert_eq!(user(&places).await, "nobody");
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong between kiln and a registry, in words that name the host and what to do.
 //! It does not know exit codes.
 
+use crate::config::FileLine;
 use kiln_oci::{Digest, DocumentError};
 use std::path::PathBuf;
 
@@ -8,10 +9,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// Nothing answered, or the connection broke too often.
-    #[error("the registry {host} cannot be reached: {}", chain(source))]
+    #[error("the registry {host} cannot be reached{}: {}", through(via), chain(source))]
     Unreachable {
         /// The host.
         host: String,
+        /// The proxy on the way, without its password, and the variable that names it.
+        via: Option<String>,
         /// Why.
         source: reqwest::Error,
     },
@@ -38,7 +41,7 @@ pub enum RegistryError {
         what: String,
     },
     /// The registry wants other credentials, or any.
-    #[error("{host} refuses access to `{repository}`{}; {hint}", after_colon(message))]
+    #[error("{host} refuses access{}{}; {hint}", to(repository), after_colon(message))]
     Unauthorized {
         /// The host.
         host: String,
@@ -116,6 +119,48 @@ pub enum RegistryError {
         host: String,
         /// What is missing or wrong.
         detail: String,
+    },
+    /// A file with settings has a mistake.
+    #[error("{at}: {reason}")]
+    Config {
+        /// Where.
+        at: FileLine,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The user's settings forbid the registry.
+    #[error("{reference} is not to be asked for: {at} blocks its registry")]
+    Blocked {
+        /// The reference.
+        reference: String,
+        /// Who says so.
+        at: FileLine,
+    },
+    /// A file with a certificate, or with the key of one, cannot be used.
+    #[error("the certificate file {} cannot be used: {reason}", file.display())]
+    Certificate {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A program that keeps credentials did not do as it was told.
+    #[error("{helper}, which {} names, failed: {reason}", file.display())]
+    Helper {
+        /// The program.
+        helper: String,
+        /// The file that names it.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The file with credentials cannot be changed.
+    #[error("the credentials file {} cannot be changed: {reason}", file.display())]
+    Keeping {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// The file with the credentials cannot be used.
     #[error("the credentials file {} cannot be read: {reason}", file.display())]
@@ -226,6 +271,14 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+fn through(via: &Option<String>) -> String {
+    via.as_ref().map_or_else(String::new, |via| format!(" through the proxy {via}"))
+}
+
+fn to(repository: &str) -> String {
+    if repository.is_empty() { String::new() } else { format!(" to `{repository}`") }
 }
 
 fn after_colon(message: &str) -> String {

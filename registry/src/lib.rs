@@ -5,9 +5,17 @@ mod answer;
 mod auth;
 mod challenge;
 mod client;
+mod config;
 mod credentials;
+mod endpoints;
 mod error;
+mod examine;
+
 mod host;
+mod json_text;
+mod keeping;
+mod keychain;
+mod login;
 mod origin;
 mod patience;
 mod pull;
@@ -19,7 +27,10 @@ mod transport;
 mod web;
 
 pub use client::{Client, Options, Resolved};
+pub use config::{FileLine, Places};
 pub use error::{Mismatch, Refusal, RegistryError};
+pub use examine::{Examination, Examined, Identity, ProxyUsed, Role};
+pub use login::{LoggedIn, LoggedOut};
 pub use patience::Patience;
 pub use push::PushedBlob;
 pub use web::{WebAnswer, WebBody, WebRequest};

@@ -6,7 +6,8 @@ use kiln_oci::DEFAULT_REGISTRY;
 use reqwest::Url;
 use std::net::IpAddr;
 
-const DOCKER_HUB_API: &str = "registry-1.docker.io";
+/// Where the API of docker.io is.
+pub(crate) const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
 /// Scheme, host and port: what a credential belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]

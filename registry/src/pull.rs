@@ -3,7 +3,7 @@
 
 use crate::answer::Answer;
 use crate::client::Client;
-use crate::host::Lane;
+use crate::host::{Host, Lane};
 use crate::patience::Retry;
 use crate::request::Request;
 use crate::token::Scope;
@@ -12,9 +12,12 @@ use kiln_oci::{Descriptor, Digest, Hasher, Reference};
 use reqwest::Method;
 use reqwest::header::{HeaderValue, RANGE};
 use std::io;
+use std::sync::Arc;
 
 /// A transfer that breaks off more often than this is given up, however much each part brought.
 const PARTS_MAX: u32 = 64;
+/// So many mirrors may send wrong bytes for one small blob.
+const PLACES_MAX: u32 = 8;
 
 impl Client {
     /// A small blob, verified. More than `max_bytes` are refused.
@@ -32,13 +35,21 @@ impl Client {
                 max: max_bytes,
             });
         }
-        let mut bytes = Vec::new();
-        let mut keep = |part: &[u8]| {
-            bytes.extend_from_slice(part);
-            Ok(())
-        };
-        self.pull_blob(repository, descriptor, &mut keep).await?;
-        Ok(bytes)
+        let mut tries = 0;
+        loop {
+            let mut bytes = Vec::new();
+            let mut keep = |part: &[u8]| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            };
+            tries += 1;
+            match self.pull_blob(repository, descriptor, &mut keep).await {
+                Ok(()) => return Ok(bytes),
+                // What another place has may be right.
+                Err(error) if tries < PLACES_MAX && self.may_be_elsewhere(repository, &error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Hands a blob's bytes to `on_bytes`, in order and each once, while they arrive. What was handed
@@ -50,7 +61,8 @@ impl Client {
         descriptor: &Descriptor,
         on_bytes: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
     ) -> Result<(), RegistryError> {
-        let mut pull = Pull { client: self, repository, descriptor, hasher: Hasher::new(), received: 0 };
+        let mut pull =
+            Pull { client: self, repository, descriptor, hasher: Hasher::new(), received: 0, from: None };
         let mut retry = Retry::default();
         for _ in 0..PARTS_MAX {
             let before = pull.received;
@@ -78,11 +90,12 @@ impl Client {
 
     /// Whether the repository has the blob.
     pub async fn has_blob(&self, repository: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
-        let scope = Scope::pull(repository.repository());
-        self.has_blob_in(repository, digest, scope).await
+        let name = repository.repository();
+        let request = Request::new(Method::HEAD, name, &format!("blobs/{digest}"), Scope::pull(name));
+        has(self.send_any(repository, &request).await?).await
     }
 
-    /// The same, with a token that is good for more.
+    /// The same of the registry itself, with a token that is good for more.
     pub(crate) async fn has_blob_in(
         &self,
         repository: &Reference,
@@ -91,12 +104,15 @@ impl Client {
     ) -> Result<bool, RegistryError> {
         let rest = format!("blobs/{digest}");
         let request = Request::new(Method::HEAD, repository.repository(), &rest, scope);
-        let answer = self.send(&self.host(repository), &request).await?;
-        match answer.status() {
-            200 => Ok(true),
-            404 => Ok(false),
-            _ => Err(answer.into_error().await),
-        }
+        has(self.send(&self.host(repository)?, &request).await?).await
+    }
+}
+
+async fn has(answer: Answer) -> Result<bool, RegistryError> {
+    match answer.status() {
+        200 => Ok(true),
+        404 => Ok(false),
+        _ => Err(answer.into_error().await),
     }
 }
 
@@ -106,11 +122,13 @@ struct Pull<'a> {
     descriptor: &'a Descriptor,
     hasher: Hasher,
     received: u64,
+    /// Who sent them, or the part that is in doubt.
+    from: Option<Arc<Host>>,
 }
 
 impl Pull<'_> {
     /// Asks for all that is still missing. Gives the answer, and how many of its bytes are known.
-    async fn ask(&self) -> Result<(Answer, u64), RegistryError> {
+    async fn ask(&mut self) -> Result<(Answer, u64), RegistryError> {
         let (from, size) = (self.received, self.descriptor.size);
         let name = self.repository.repository();
         let rest = format!("blobs/{}", self.descriptor.digest);
@@ -120,14 +138,18 @@ impl Pull<'_> {
             let range = HeaderValue::from_str(&format!("bytes={from}-"));
             request.headers.extend(range.ok().map(|range| (RANGE, range)));
         }
-        let answer = self.client.send(&self.client.host(self.repository), &request).await?;
+        let answer = self.client.send_any(self.repository, &request).await?;
+        // What a mirror that failed has sent may be wrong, whoever sends the rest.
+        if !self.from.as_ref().is_some_and(|from| from.has_failed() && self.received > 0) {
+            self.from = Some(Arc::clone(answer.registry()));
+        }
         // What a server sends again that does not know ranges.
         let skip = match answer.status() {
             200 => from,
             206 if answer.header("content-range").and_then(range_start) == Some(from) => 0,
             206 => return Err(self.mismatch(Mismatch::Range { want: from })),
             404 => {
-                return Err(self.client.not_found(self.repository, self.descriptor.digest.to_string()));
+                return Err(answer.not_found(self.descriptor.digest.to_string()));
             }
             416 if from > 0 => return Err(self.mismatch(Mismatch::Size { want: size, got: from })),
             _ => return Err(answer.into_error().await),
@@ -177,7 +199,14 @@ impl Pull<'_> {
     }
 
     fn mismatch(&self, mismatch: Mismatch) -> RegistryError {
-        let host = self.repository.registry().to_owned();
+        let host = match &self.from {
+            Some(host) => {
+                // What another place has may be right.
+                host.fail();
+                host.registry.clone()
+            }
+            None => self.repository.registry().to_owned(),
+        };
         RegistryError::Content { host, what: self.descriptor.digest.to_string(), mismatch }
     }
 }

@@ -41,7 +41,7 @@ impl Client {
         mount_from: &[String],
         open: &(dyn Fn() -> io::Result<File> + Send + Sync),
     ) -> Result<PushedBlob, RegistryError> {
-        let push = Push { client: self, host: self.host(repository), repository, descriptor };
+        let push = Push { client: self, host: self.host(repository)?, repository, descriptor };
         if push.exists().await? {
             return Ok(PushedBlob::Existed);
         }
@@ -108,7 +108,7 @@ impl Client {
         let mut request =
             Request::new(Method::PUT, repository, &rest, Scope::push(repository)).header(CONTENT_TYPE, kind);
         request.payload = Payload::Bytes(bytes);
-        let answer = self.send(&self.host(reference), &request).await?;
+        let answer = self.send(&self.host(reference)?, &request).await?;
         if !matches!(answer.status(), 200 | 201 | 202 | 204) {
             return Err(answer.into_error().await);
         }

@@ -17,7 +17,7 @@ impl Client {
     ) -> Result<bool, RegistryError> {
         let name = repository.repository();
         let request = Request::new(Method::GET, name, &format!("referrers/{digest}"), Scope::pull(name));
-        let answer = self.send(&self.host(repository), &request).await?;
+        let answer = self.send(&self.host(repository)?, &request).await?;
         match answer.status() {
             200 => Ok(answer.media_type() == MediaType::OciIndex),
             // A registry that knows no such address may call it anything.

@@ -96,7 +96,7 @@ impl Client {
         host: &Arc<Host>,
         request: &Request<'_>,
     ) -> Result<(Url, Response), RegistryError> {
-        let used = host.auth.known(&request.scope).await;
+        let used = host.auth.known(&request.repository, &request.scope).await;
         let (url, response) = self.follow(host, request, used.as_ref()).await?;
         let Some(base) = host.known_base() else { return Ok((url, response)) };
         if response.status().as_u16() != 401 || Origin::of(&url) != Origin::of(&base) {
@@ -107,9 +107,11 @@ impl Client {
             lines.filter_map(|line| line.to_str().ok()).flat_map(Challenge::parse_all).collect();
         let asker = Asker {
             transport: self.transport(),
+            places: self.places(),
             docker_config: self.docker_config(),
             registry: &host.registry,
-            base: &base,
+            repository: &request.repository,
+            base: (&base, self.wire_to(host, &base)),
         };
         match host.auth.answer(&asker, &request.scope, &challenges, used.as_ref()).await? {
             Some(header) => self.follow(host, request, Some(&header)).await,
@@ -127,15 +129,14 @@ impl Client {
         let (mut url, mut response) = match &request.target {
             Target::Api(path) => self.reach(host, request, path, credentials).await?,
             Target::Named(url) => {
-                self.step(host, request, self.transport().wire_for(url), url.clone(), credentials).await?
+                self.step(host, request, self.wire_to(host, url), url.clone(), credentials).await?
             }
         };
         for _ in 0..REDIRECTS_MAX {
             let Some(next) = redirected(&request.method, &url, &response)? else {
                 return Ok((url, response));
             };
-            (url, response) =
-                self.step(host, request, self.transport().wire_for(&next), next, credentials).await?;
+            (url, response) = self.step(host, request, self.wire_to(host, &next), next, credentials).await?;
         }
         match redirected(&request.method, &url, &response)? {
             None => Ok((url, response)),
@@ -180,7 +181,7 @@ impl Client {
             }
         }
         if let Some(answer) = first_answer
-            && !matches!(first_error, Some(RegistryError::Tls { .. }))
+            && !matches!(first_error, Some(RegistryError::Tls { .. } | RegistryError::Certificate { .. }))
         {
             return Ok(answer);
         }

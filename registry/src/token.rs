@@ -3,10 +3,10 @@
 use crate::challenge::Challenge;
 use crate::credentials::{Credentials, Found};
 use crate::error::{is_transient_status, printable};
-use crate::origin::{authority, realm_address};
+use crate::origin::{Origin, authority, realm_address};
 use crate::patience::Retry;
 use crate::request::told_to_wait;
-use crate::transport::{Outgoing, Payload, Transport, timed_out};
+use crate::transport::{Outgoing, Payload, Transport, Wire, timed_out};
 use crate::{RegistryError, answer};
 use base64::Engine as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -85,35 +85,37 @@ pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
 /// only if it may see the registry's credentials.
 pub(crate) async fn fetch(
     transport: &Transport,
-    (registry, base): (&str, &Url),
+    (registry, (base, wire)): (&str, (&Url, Wire)),
     challenge: &Challenge,
     scope: &Scope,
     found: &Found,
 ) -> Result<Token, RegistryError> {
     let realm = realm_address(base, challenge.parameter("realm").unwrap_or_default())?;
+    // The registry itself is reached as it is told; another host as all are.
+    let wire = if Origin::of(&realm) == Origin::of(base) { wire } else { transport.wire_for(&realm) };
     let service = challenge.parameter("service");
     let response = match &found.credentials {
         Credentials::IdentityToken { username, token } => {
-            let response = ask(transport, || post(&realm, service, scope, token)).await?;
+            let response = ask((transport, wire), || post(&realm, service, scope, token)).await?;
             // Servers from before OAuth2 know only GET.
             if matches!(response.status().as_u16(), 401 | 404 | 405) && !username.is_empty() {
-                ask(transport, || get(&realm, service, scope, basic(username, token))).await?
+                ask((transport, wire), || get(&realm, service, scope, basic(username, token))).await?
             } else {
                 response
             }
         }
         Credentials::Basic { username, password } => {
-            ask(transport, || get(&realm, service, scope, basic(username, password))).await?
+            ask((transport, wire), || get(&realm, service, scope, basic(username, password))).await?
         }
         Credentials::Anonymous | Credentials::RegistryToken(_) => {
-            ask(transport, || get(&realm, service, scope, None)).await?
+            ask((transport, wire), || get(&realm, service, scope, None)).await?
         }
     };
     read(transport, &realm, response, scope, found, registry).await
 }
 
 async fn ask<'a>(
-    transport: &Transport,
+    (transport, wire): (&Transport, Wire),
     request: impl Fn() -> (Outgoing<'a>, Vec<u8>),
 ) -> Result<Response, RegistryError> {
     let mut retry = Retry::default();
@@ -122,7 +124,7 @@ async fn ask<'a>(
         if !form.is_empty() {
             outgoing.payload = Payload::Bytes(&form);
         }
-        let outcome = transport.exchange(transport.wire_for(&outgoing.url), outgoing).await;
+        let outcome = transport.exchange(wire, outgoing).await;
         let (again, wait) = match &outcome {
             Ok(response) => (is_transient_status(response.status().as_u16()), told_to_wait(response)),
             Err(error) => (error.is_transient(), None),
@@ -198,7 +200,7 @@ async fn read(
     }
     if matches!(status, 401 | 403) {
         let message = answer::message(&body);
-        let hint = format!("asked at {host}; {}", found.hint(registry));
+        let hint = format!("asked at {host}; {}", found.source.hint(registry));
         return Err(RegistryError::Unauthorized {
             host: registry.to_owned(),
             repository: scope.repositories(),

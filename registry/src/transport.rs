@@ -1,8 +1,9 @@
 //! One HTTP request and the head of its answer: connections, TLS, time-outs.
 //! It does not know registries: no redirects, no retries, no credentials.
 
+use crate::config::{Places, Trust, proxy_of};
 use crate::error::chain;
-use crate::origin::{authority, is_loopback};
+use crate::origin::{api_host, authority, is_loopback};
 use crate::{Patience, RegistryError};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, Response, Url};
@@ -60,16 +61,34 @@ pub(crate) struct Outgoing<'a> {
 /// The connections of this process to every host, made when they are first needed.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    /// One client for each way of TLS, and for hosts that a proxy is not asked for. Each keeps its
-    /// connections by origin. Those without TLS never read the system's certificates.
-    clients: Mutex<HashMap<(Wire, bool), reqwest::Client>>,
+    /// One client for each way of TLS, for hosts that a proxy is not asked for, and for those with certificates of
+    /// their own. Each keeps its connections by origin. Those without TLS never read the system's certificates.
+    clients: Mutex<HashMap<(Wire, bool, Trust), reqwest::Client>>,
+    /// Whom tables say to trust at a host.
+    trusted: Mutex<HashMap<String, Trust>>,
     insecure: BTreeSet<String>,
+    places: Places,
     pub(crate) patience: Patience,
 }
 
 impl Transport {
-    pub(crate) fn new(insecure: BTreeSet<String>, patience: Patience) -> Transport {
-        Transport { clients: Mutex::default(), insecure, patience }
+    pub(crate) fn new(insecure: BTreeSet<String>, places: Places, patience: Patience) -> Transport {
+        Transport { clients: Mutex::default(), trusted: Mutex::default(), insecure, places, patience }
+    }
+
+    /// At this host these are trusted too.
+    pub(crate) fn trust(&self, host: &str, trust: &Trust) {
+        if !trust.is_empty() {
+            let mut trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+            trusted.insert(api_host(host).to_owned(), trust.clone());
+        }
+    }
+
+    /// Whom to trust, and as whom to appear, at an address.
+    pub(crate) fn trust_at(&self, url: &Url) -> Result<Trust, RegistryError> {
+        let host = authority(url);
+        let told = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).get(&host).cloned();
+        Ok(told.unwrap_or_default().and(Trust::at(&self.places, &host)?))
     }
 
     /// Whether the user allows plain HTTP, and certificates that nobody trusts, for this host and port.
@@ -142,14 +161,16 @@ impl Transport {
         }
         match tls_cause(&source) {
             Some(cause) => tls_failure(host, cause),
-            None => RegistryError::Unreachable { host: host.to_owned(), source },
+            None => RegistryError::Unreachable { host: host.to_owned(), via: proxy_to(host), source },
         }
     }
 
     fn client(&self, wire: Wire, url: &Url) -> Result<reqwest::Client, RegistryError> {
         let loopback = is_loopback(url.host_str().unwrap_or_default());
+        let trust = if wire == Wire::Plain { Trust::default() } else { self.trust_at(url)? };
+        let key = (wire, loopback, trust);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&(wire, loopback)) {
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         // A second call finds the provider in place; which one it is does not matter.
@@ -168,12 +189,13 @@ impl Transport {
             Wire::Verified => builder,
             Wire::Unverified => builder.tls_danger_accept_invalid_certs(true),
         };
+        builder = key.2.apply(builder)?;
         let client = builder.build().map_err(|e| RegistryError::Tls {
             host: authority(url),
             reason: chain(&e),
             hint: "install the package ca-certificates, or set SSL_CERT_FILE".to_owned(),
         })?;
-        clients.insert((wire, loopback), client.clone());
+        clients.insert(key, client.clone());
         Ok(client)
     }
 }
@@ -220,14 +242,29 @@ fn tls_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     None
 }
 
+/// The proxy on the way to a host, for a message.
+fn proxy_to(host: &str) -> Option<String> {
+    let address = |scheme| Url::parse(&format!("{scheme}://{host}/")).ok();
+    let proxy = ["https", "http"].into_iter().filter_map(address).find_map(|url| proxy_of(&url))?;
+    Some(format!("{} ({})", proxy.address, proxy.variable))
+}
+
 fn tls_failure(host: &str, cause: &rustls::Error) -> RegistryError {
     let hint = match cause {
         rustls::Error::InvalidMessage(_) => {
             format!("if it speaks plain HTTP and that is acceptable, use --insecure-registry {host}")
         }
+        rustls::Error::AlertReceived(
+            rustls::AlertDescription::CertificateRequired
+            | rustls::AlertDescription::BadCertificate
+            | rustls::AlertDescription::UnknownCA,
+        ) => format!(
+            "it wants a client's certificate that it trusts: put it as client.cert, with client.key, into \
+             ~/.config/containers/certs.d/{host}"
+        ),
         _ => format!(
-            "install its CA certificate in the system or name it in SSL_CERT_FILE; \
-             to accept any certificate use --insecure-registry {host}"
+            "install its CA certificate in the system, name it in SSL_CERT_FILE, or put it as ca.crt into \
+             ~/.config/containers/certs.d/{host}; to accept any certificate use --insecure-registry {host}"
         ),
     };
     RegistryError::Tls { host: host.to_owned(), reason: cause.to_string(), hint }

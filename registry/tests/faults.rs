@@ -283,7 +283,7 @@ async fn a_refusal_says_which_credentials_were_used() {
     let server = with_tokens("", |_| false);
     let error = client().resolve(&reference(&server)).await.expect_err("an error");
     assert!(matches!(&error, RegistryError::Unauthorized { .. }), "{error}");
-    assert!(error.to_string().contains("docker login"), "{error}");
+    assert!(error.to_string().contains("kiln login"), "{error}");
     let (client, folder) = client_with(&login(&server));
     let error = client.resolve(&reference(&server)).await.expect_err("an error").to_string();
     assert!(error.contains(&folder.path().join("config.json").display().to_string()), "{error}");
@@ -524,7 +524,7 @@ async fn child_that_asks_helpers() {
     client.resolve(&reference(&server)).await.expect("resolved");
     let (client, _folder) = with(r#"{"credsStore":"none"}"#);
     let error = client.resolve(&reference(&server)).await.expect_err("an error").to_string();
-    assert!(error.contains("docker login"), "{error}");
+    assert!(error.contains("kiln login"), "{error}");
     let (client, _folder) = with(r#"{"credsStore":"slow"}"#);
     let start = Instant::now();
     let error = client.resolve(&reference(&server)).await.expect_err("an error").to_string();

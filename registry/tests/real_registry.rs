@@ -136,7 +136,7 @@ async fn a_user_logs_in_with_a_name_and_a_password() {
     let to = reference(&registry, "a:1");
 
     let error = client().resolve(&to).await.expect_err("an error").to_string();
-    assert!(error.contains("docker login"), "{error}");
+    assert!(error.contains("kiln login"), "{error}");
     let login = |auth: &str| format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address);
     let (wrong, _folder) = client_with(&login("a2lsbjp3cm9uZw=="));
     let error = wrong.resolve(&to).await.expect_err("an error");

@@ -121,6 +121,11 @@ impl TestContext {
             .env("DOCKER_CONFIG", self.path("home/.docker"))
             .env_remove("SOURCE_DATE_EPOCH")
             .env_remove("XDG_DATA_HOME")
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("REGISTRY_AUTH_FILE")
+            .env_remove("DOCKER_AUTH_CONFIG")
+            .env_remove("CONTAINERS_REGISTRIES_CONF")
             .env_remove("NO_COLOR")
     }
 

@@ -38,6 +38,7 @@ pub struct FakeRegistry {
     address: String,
     stopped: Arc<AtomicBool>,
     requests: Arc<Mutex<Vec<String>>>,
+    authorizations: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeRegistry {
@@ -47,17 +48,19 @@ impl FakeRegistry {
         let address = listener.local_addr().expect("its address").to_string();
         let stopped = Arc::new(AtomicBool::new(false));
         let requests = Arc::new(Mutex::new(Vec::new()));
+        let authorizations = Arc::new(Mutex::new(Vec::new()));
         let (stop, seen, answer) = (stopped.clone(), requests.clone(), Arc::new(answer));
+        let shown = authorizations.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let (seen, answer) = (seen.clone(), answer.clone());
-                std::thread::spawn(move || drop(serve(stream, &seen, answer.as_ref())));
+                let (seen, shown, answer) = (seen.clone(), shown.clone(), answer.clone());
+                std::thread::spawn(move || drop(serve(stream, (&seen, &shown), answer.as_ref())));
             }
         });
-        FakeRegistry { address, stopped, requests }
+        FakeRegistry { address, stopped, requests, authorizations }
     }
 
     /// Host and port.
@@ -68,6 +71,11 @@ impl FakeRegistry {
     /// The requests so far, each as `METHOD target`.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("no panic in the server").clone()
+    }
+
+    /// The `Authorization` headers so far.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.authorizations.lock().expect("no panic in the server").clone()
     }
 }
 
@@ -87,7 +95,7 @@ pub fn closed_port() -> String {
 
 fn serve(
     stream: TcpStream,
-    seen: &Mutex<Vec<String>>,
+    (seen, shown): (&Mutex<Vec<String>>, &Mutex<Vec<String>>),
     answer: &(impl Fn(&str, &str) -> Reply + ?Sized),
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -103,10 +111,12 @@ fn serve(
         if reader.read_line(&mut line)? == 0 || line == "\r\n" {
             break;
         }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        if name.eq_ignore_ascii_case("content-length") {
             body_bytes = value.trim().parse().unwrap_or(0);
+        }
+        if name.eq_ignore_ascii_case("authorization") {
+            shown.lock().expect("no panic in the server").push(value.trim().to_owned());
         }
     }
     std::io::copy(&mut reader.take(body_bytes), &mut std::io::sink())?;

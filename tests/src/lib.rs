@@ -3,6 +3,7 @@
 //! what was built. It does not know the crates that kiln is made of, but for the nouns of `oci`.
 
 mod base_image;
+mod certificates;
 mod context;
 mod fake_registry;
 mod gha_server;
@@ -10,12 +11,14 @@ mod http;
 mod image;
 mod process;
 mod program;
+mod proxy;
 mod registry;
 mod relay;
 mod s3_server;
 mod traces;
 
 pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
+pub use certificates::Certificates;
 pub use context::TestContext;
 pub use fake_registry::{FakeRegistry, Reply, closed_port};
 pub use gha_server::GhaServer;
@@ -23,7 +26,8 @@ pub use http::{Response, request};
 pub use image::{ImageAssert, Kind, Node, digest_in, members_of, tree_of};
 pub use process::{Finished, Invocation, Running, TIME_LIMIT};
 pub use program::kiln_program;
-pub use registry::{BASIC_PASSWORD, BASIC_USER, Registry};
+pub use proxy::Proxy;
+pub use registry::{BASIC_PASSWORD, BASIC_USER, Door, Registry};
 pub use relay::{Fate, Passed, Relay};
 pub use s3_server::{S3_BUCKET, S3_KEY_ID, S3_SECRET, S3Server};
 pub use traces::{mounts_below, processes_naming, unique, wait_until};

@@ -1,11 +1,11 @@
 //! A real registry, Debian's docker-registry, as a child process on a free port of 127.0.0.1.
 //! It does not know images: it stores the bytes that it is given.
 
-use crate::{BaseImage, Response, request, wait_until};
+use crate::{BaseImage, Certificates, Response, request, wait_until};
 use kiln_oci::{Digest, MediaType};
 use std::collections::BTreeSet;
-use std::net::TcpListener;
-use std::path::Path;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::OnceLock;
@@ -26,18 +26,36 @@ const BASIC_HEADER: &str = "Basic cG90dGVyOm9wZW4tc2VzYW1l";
 pub struct Registry {
     address: String,
     password: bool,
+    /// Its configuration and, in `data`, what it has.
+    folder: PathBuf,
     keeper: Child,
+}
+
+/// How a second registry differs that has the same images.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Door<'a> {
+    /// It speaks TLS alone, with the certificates of this folder.
+    pub certificates: Option<&'a Certificates>,
+    /// It wants a client's certificate.
+    pub client: bool,
+    /// It wants [`BASIC_USER`] and [`BASIC_PASSWORD`].
+    pub password: bool,
 }
 
 impl Registry {
     /// An empty registry that asks for nothing.
     pub fn start() -> Registry {
-        Registry::launch(false)
+        Registry::launch(Door::default(), None)
+    }
+
+    /// Another with the same images, for as long as this one lives.
+    pub fn beside(&self, door: Door<'_>) -> Registry {
+        Registry::launch(door, Some(&self.folder))
     }
 
     /// An empty registry that asks for [`BASIC_USER`] and [`BASIC_PASSWORD`].
     pub fn with_password() -> Registry {
-        Registry::launch(true)
+        Registry::launch(Door { password: true, ..Door::default() }, None)
     }
 
     /// The registry that tests share which only need a base: it has `library/busybox`.
@@ -112,16 +130,22 @@ impl Registry {
         (answer.status == 200).then_some(answer.body)
     }
 
-    fn launch(password: bool) -> Registry {
+    fn launch(door: Door<'_>, other: Option<&Path>) -> Registry {
         // Between finding a free port and its use, another process can take it.
         for _ in 0..5 {
             let folder = tempfile::Builder::new().prefix("registry-").tempdir().expect("a temporary folder");
             let port = free_port();
-            let config = configuration(folder.path(), port, password);
+            let config = configuration(folder.path(), other.unwrap_or(folder.path()), port, door);
             std::fs::write(folder.path().join("config.yml"), config).expect("the registry's configuration");
-            let keeper = serve(&folder.keep());
-            let registry = Registry { address: format!("127.0.0.1:{port}"), password, keeper };
-            if wait_until(START_PATIENCE, || registry.answers()) {
+            let folder = folder.keep();
+            let keeper = serve(&folder);
+            let (address, password) = (format!("127.0.0.1:{port}"), door.password);
+            let registry = Registry { address, password, folder, keeper };
+            let is_there = || match door.certificates {
+                Some(_) => TcpStream::connect(&registry.address).is_ok(),
+                None => registry.answers(),
+            };
+            if wait_until(START_PATIENCE, is_there) {
                 return registry;
             }
         }
@@ -154,14 +178,19 @@ fn free_port() -> u16 {
     }
 }
 
-fn configuration(folder: &Path, port: u16, password: bool) -> String {
-    let folder = folder.display();
+fn configuration(folder: &Path, data: &Path, port: u16, door: Door<'_>) -> String {
+    let (folder, data) = (folder.display(), data.display());
+    let tls = door.certificates.map_or_else(String::new, |made| {
+        let path = |name: &str| made.path(name).display().to_string();
+        let client = if door.client { format!(", clientcas: [{}]", path("ca.crt")) } else { String::new() };
+        format!(", tls: {{certificate: {}, key: {}{client}}}", path("server.crt"), path("server.key"))
+    });
     let mut text = format!(
         "version: 0.1\nlog: {{level: error}}\n\
-         storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n\
-         http: {{addr: '127.0.0.1:{port}'}}\n"
+         storage: {{filesystem: {{rootdirectory: {data}/data}}, delete: {{enabled: true}}}}\n\
+         http: {{addr: '127.0.0.1:{port}'{tls}}}\n"
     );
-    if password {
+    if door.password {
         let line = format!("{BASIC_USER}:{BASIC_HASH}\n");
         std::fs::write(Path::new(&folder.to_string()).join("htpasswd"), line).expect("the password file");
         text.push_str(&format!("auth: {{htpasswd: {{realm: kiln-tests, path: {folder}/htpasswd}}}}\n"));

@@ -1,6 +1,7 @@
 //! Images: what a name stands for, in the store, at a registry or in a folder, and their layers brought here.
 //! It does not know what a build does with them.
 
+mod mirrors;
 mod resolve;
 mod stored;
 
@@ -397,7 +398,7 @@ impl Images<'_> {
 
     /// Fetches a layer if it is not here as a blob, and unpacks it while it comes in.
     fn unpack(&self, layer: &Layer) -> Result<Committed, WorkerError> {
-        self.try_unpack(layer).map_err(|error| lost(layer, error))
+        self.retried(layer.origin.as_ref(), || self.try_unpack(layer)).map_err(|error| lost(layer, error))
     }
 
     fn try_unpack(&self, layer: &Layer) -> Result<Committed, WorkerError> {
@@ -484,7 +485,8 @@ impl Images<'_> {
     pub fn blobs(&self, image: &Image) -> Result<(), WorkerError> {
         for (blob, origin) in image.layers.iter().filter_map(|layer| layer.blob.as_ref()) {
             if !self.store.content.has(blob) {
-                self.fetch(&Origin::Image(origin.clone()), blob, None)?;
+                let origin = Origin::Image(origin.clone());
+                self.retried(Some(&origin), || self.fetch(&origin, blob, None))?;
             }
         }
         Ok(())
@@ -495,7 +497,8 @@ impl Images<'_> {
         let Some(blob) = &layer.blob else { return Ok(None) };
         if !self.store.content.has(blob) {
             let Some(origin) = &layer.origin else { return Ok(None) };
-            self.fetch(origin, blob, None).map_err(|error| lost(layer, error))?;
+            let fetched = self.retried(Some(origin), || self.fetch(origin, blob, None));
+            fetched.map_err(|error| lost(layer, error))?;
         }
         Ok(Some(blob.clone()))
     }

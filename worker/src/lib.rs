@@ -27,6 +27,7 @@ mod output;
 mod pins;
 mod progress;
 mod reads;
+mod registries;
 mod remote;
 mod report;
 mod selection;
@@ -50,7 +51,10 @@ pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
 pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Shortage, Usage, UsageItem};
-pub use kiln_registry::{Options as RegistryOptions, RegistryError};
+pub use kiln_registry::{
+    Examination, Examined, FileLine, LoggedIn, LoggedOut, Options as RegistryOptions, RegistryError,
+    Role as PlaceRole,
+};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;
 pub use kiln_solver::{Definition, SourceOp};
@@ -59,6 +63,7 @@ pub use meta::ImageRow;
 pub use output::{Form, Output, change_whole, write_whole};
 pub use pins::{AgedSource, GitPin, Pin, PinError, PinnedSources, Pins, SourceName};
 pub use progress::{CacheTrouble, Notice, Progress, ProgressSink, Transfer};
+pub use registries::Registries;
 pub use report::{
     BuildReport, BuildStatus, FileChange, Origin, Outcome, REPORT_SCHEMA, Reason, StepReport, Totals,
 };

@@ -200,6 +200,17 @@ impl Worker {
         })
     }
 
+    /// What short names of images stand for, as the files of registries say. A file with a mistake says nothing
+    /// here: whoever asks a registry is told.
+    pub fn aliases(&self) -> BTreeMap<String, String> {
+        self.client.aliases().unwrap_or_default()
+    }
+
+    /// The name of an image, or what it is an alias of.
+    pub fn aliased(&self, written: &str) -> Result<String, WorkerError> {
+        Ok(self.client.aliased(written)?.map_or_else(|| written.to_owned(), |(full, _)| full))
+    }
+
     /// Asks nobody for anything from now on; `flag` is named where that makes something fail.
     pub fn go_offline(&mut self, flag: &'static str) {
         self.forbidden = Some(flag);

@@ -199,3 +199,19 @@ fn a_stage_that_stands_for_itself_or_that_is_not_there_is_refused() {
     let unknown = ["error the build context tools: target stage \"ap\" could not be found"];
     check_with(text, &with_stages(&[("tools", "ap")]), &unknown);
 }
+
+#[test]
+fn an_alias_is_for_the_short_name_alone() {
+    let aliases = [("mine".to_owned(), "r.io/x/mine".to_owned())].into();
+    let options = BuildOptions { aliases, ..options() };
+    for (written, want) in [
+        ("mine", "r.io/x/mine"),
+        ("mine:1", "r.io/x/mine:1"),
+        ("mine@sha256:0", "r.io/x/mine@sha256:0"),
+        ("docker.io/library/mine", "docker.io/library/mine"),
+        ("localhost:5000/mine", "localhost:5000/mine"),
+        ("miner", "miner"),
+    ] {
+        assert_eq!(options.aliased(written), want);
+    }
+}

@@ -29,6 +29,8 @@ mod output_options;
 mod outputs;
 mod pull_policy;
 mod registries;
+mod registry_config;
+mod registry_login;
 mod remote_contexts;
 mod shared_cache;
 mod ssh;

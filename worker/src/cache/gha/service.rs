@@ -439,7 +439,7 @@ async fn status(mut answer: WebAnswer) -> (CacheError, Failed) {
 fn unreachable(request: &WebRequest<'_>, error: RegistryError) -> CacheError {
     let asked = format!("{} {}", request.method, request.url.origin().ascii_serialization());
     let reason = match error {
-        RegistryError::Unreachable { host, source } => {
+        RegistryError::Unreachable { host, source, .. } => {
             format!("{host} cannot be reached: {}", innermost(&source))
         }
         RegistryError::Tls { reason, .. } => format!("no secure connection: {reason}"),
