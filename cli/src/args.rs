@@ -175,6 +175,13 @@ impl ContextMode {
     }
 }
 
+/// How an image and its attestations belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AttestAs {
+    Index,
+    Referrers,
+}
+
 #[derive(Debug, Parser)]
 #[command(args_override_self = true)]
 pub(crate) struct BuildArgs {
@@ -248,6 +255,23 @@ pub(crate) struct BuildArgs {
     /// Keep the image in the store (as without any --output)
     #[arg(long)]
     pub load: bool,
+    /// List the packages that are in the image, as an attestation (SPDX)
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = ArgAction::Append)]
+    pub sbom: Vec<String>,
+    /// Tell where the image comes from, as an attestation (SLSA): true, false, or mode=min|max,…
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(action = ArgAction::Append)]
+    pub provenance: Vec<String>,
+    /// An attestation, as type=sbom or type=provenance,mode=min
+    #[arg(long, value_name = "ATTESTATION")]
+    pub attest: Vec<String>,
+    /// How image and attestations belong together: an index lists both, or they are referrers to the image
+    #[arg(long, value_name = "FORM", default_value = "index")]
+    pub attest_as: AttestAs,
+    /// Sign what is pushed with a private key of cosign's; $COSIGN_PASSWORD unlocks it
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
     /// How progress is shown: auto, plain, tty, quiet or none [default: $BUILDKIT_PROGRESS, else auto]
     #[arg(long, value_name = "MODE", value_parser = ProgressMode::read)]
     #[arg(default_value = progress_of_environment(), hide_default_value = true)]
@@ -335,13 +359,6 @@ pub(crate) struct BuildArgs {
     pub cpuset_mems: Vec<String>,
     #[arg(long, hide = true)]
     pub builder: Vec<String>,
-    /// Attestations, which kiln does not make yet: only to be without them can be asked for
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(action = ArgAction::Append, value_parser = without)]
-    pub provenance: Vec<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(action = ArgAction::Append, value_parser = without)]
-    pub sbom: Vec<String>,
     /// A folder, a git or web address, oci-layout://DIR, or - for a Dockerfile or a tar on standard input
     #[arg(value_name = "CONTEXT")]
     pub context: String,
@@ -397,14 +414,6 @@ fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
         "never" => Ok(PullPolicy::Never),
         "false" | "0" => Ok(PullPolicy::Usual),
         _ => Err("there are always, newer, missing and never"),
-    }
-}
-
-/// A flag for what kiln has not: it can only be refused.
-fn without(value: &str) -> Result<String, &'static str> {
-    match value {
-        "false" | "0" => Ok(value.to_owned()),
-        _ => Err("attestations are not made yet; leave it out, or say false"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod agents;
 pub(crate) mod annotations;
+mod attest;
 mod graph;
 mod options;
 pub(crate) mod platforms;
@@ -54,7 +55,8 @@ fn build(
     report: &Report,
 ) -> Result<(), CommandError> {
     let platforms = Platforms::of(&args)?;
-    let outputs = outputs_of(&args, platforms.is_index)?;
+    let asked = attest::asked(&args)?;
+    let outputs = outputs_of(&args, platforms.is_index, &asked)?;
     for flag in args.without_effect() {
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
@@ -81,12 +83,13 @@ fn build(
     let (mut warnings, unused) = (graph.warnings.clone(), graph.unused.clone());
     let quiet = args.quiet || args.progress == ProgressMode::Quiet;
     let place = report::place(&args, &parse, &options);
+    let attest = asked.settled(&args, &inputs, &options)?;
     let request = request::request(
         &args,
         graph,
         std::mem::take(&mut resolver.images),
         folders,
-        outputs,
+        (outputs, attest),
         (&options, place),
     )?;
     let request = BuildRequest { cache_imports: caches.imports, cache_exports: caches.exports, ..request };
@@ -113,12 +116,11 @@ fn build(
 }
 
 /// Where the result goes.
-fn outputs_of(args: &BuildArgs, is_index: bool) -> Result<Vec<Output>, CommandError> {
+fn outputs_of(args: &BuildArgs, is_index: bool, asked: &attest::Asked) -> Result<Vec<Output>, CommandError> {
+    let is_index = is_index || asked.makes_index();
     let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
     let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
-    if is_index {
-        outputs::refuse_docker(&outputs)?;
-    }
+    asked.check(&outputs, is_index)?;
     Ok(outputs)
 }
 

@@ -8,7 +8,7 @@ use kiln_grammar::IgnorePattern;
 use kiln_grammar::ignore::parse_ignore;
 use kiln_grammar::suggest::nearest;
 use kiln_oci::{LAYOUT_SCHEME, LayoutReference, LayoutReferenceError, Platform};
-use kiln_worker::{ImageNameError, Worker, WorkerError};
+use kiln_worker::{ImageNameError, SourceOp, Worker, WorkerError};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -339,6 +339,14 @@ fn from_remote(args: &BuildArgs, worker: &Worker) -> Result<Inputs, CommandError
         name: "Dockerfile".to_owned(),
         ignore: IgnoreFile::default(),
     })
+}
+
+/// The source that a context comes from which is not on this machine.
+pub(crate) fn remote_context(args: &BuildArgs) -> Result<Option<SourceOp>, CommandError> {
+    if !is_remote(&args.context) || Path::new(&args.context).is_dir() {
+        return Ok(None);
+    }
+    Ok(Some(remote_source(args)?.source().clone()))
 }
 
 /// What a context from the network is.

@@ -56,7 +56,7 @@ pub(crate) fn parse_all(
 pub(crate) fn refuse_docker(outputs: &[Output]) -> Result<(), CommandError> {
     match outputs.iter().any(|output| matches!(output.form, Form::Docker(_))) {
         true => {
-            let problem = "what `docker load` reads holds one platform: write type=oci, or build for one";
+            let problem = "what `docker load` reads holds one image: write type=oci, or build for one platform and without attestations";
             Err(CommandError::usage("--output type=docker", problem))
         }
         false => Ok(()),
@@ -113,6 +113,8 @@ fn one(text: &str, tags: &[String], tag_names: &[Reference], is_index: bool) -> 
         annotations: options.annotations,
         rewrite_timestamp: options.rewrite_timestamp,
         platform_split: options.platform_split,
+        attestation_artifact: options.attestation_artifact,
+        attestation_prefix: options.attestation_prefix,
         ..Output::new(form, names)
     })
 }

@@ -131,6 +131,13 @@ impl State {
                 self.last = 0;
                 out.extend_from_slice(format!("WARNING: {}\n\n", cache_words(place, trouble)).as_bytes());
             }
+            Progress::Unlisted { path, reason } => {
+                self.last = 0;
+                let (path, reason) = (one_line(path), one_line(reason));
+                let text =
+                    format!("WARNING: the bill of materials is without what {path} says: {reason}\n\n");
+                out.extend_from_slice(text.as_bytes());
+            }
             Progress::Waiting { vertex, name, process } => {
                 let number = self.head(format!("v{}", vertex.0), name, &mut out);
                 let who = process.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"));

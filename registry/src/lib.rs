@@ -20,6 +20,7 @@ mod origin;
 mod patience;
 mod pull;
 mod push;
+mod referrers;
 mod request;
 mod token;
 mod transport;

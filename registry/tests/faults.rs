@@ -614,3 +614,21 @@ async fn a_bad_request_is_not_taken_for_a_wish_for_tls() {
     let error = client().manifest(&reference(&server)).await.expect_err("an error");
     assert!(matches!(&error, RegistryError::Status { status: 400, .. }), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_lists_referrers_only_if_it_answers_with_an_index() {
+    let index = "application/vnd.oci.image.index.v1+json";
+    for (status, kind, want) in [
+        (200, index, Some(true)),
+        (200, "text/html", Some(false)),
+        (404, "application/json", Some(false)),
+        (405, "text/plain", Some(false)),
+        (403, "application/json", None),
+    ] {
+        let server = Faulty::start(move |_, _| Reply::new(status).header("Content-Type", kind).body(b"{}"));
+        let digest = Digest::of(b"");
+        let lists = client().lists_referrers(&reference(&server), &digest).await;
+        assert_eq!(lists.ok(), want, "{status} {kind}");
+        assert!(server.seen()[0].path.ends_with(&format!("/v2/a/b/referrers/{digest}")));
+    }
+}

@@ -100,6 +100,11 @@ impl TreeView {
         walk
     }
 
+    /// The layer that holds what is at `path`, counted from the lowest.
+    pub fn layer_of(&self, path: &[u8]) -> Option<usize> {
+        self.find(path).map(|found| found.layer)
+    }
+
     /// The layer that holds what is at `path`, counted from the lowest, with its entry there.
     pub(crate) fn holder(&self, path: &[u8]) -> Option<(usize, &Entry)> {
         self.find(path).map(|found| (found.layer, found.entry))

@@ -10,6 +10,7 @@ mod mounts;
 mod sharing;
 mod step;
 
+use crate::attest::Fetched;
 use crate::cache::{Exports, Imports};
 use crate::cdi::{Device, Granted};
 use crate::explain::Journal;
@@ -28,11 +29,11 @@ use kiln_oci::{ChainId, Digest, Hasher};
 use kiln_runner::CancelToken;
 use kiln_snapshotter::{CommitOptions, TreeView};
 use kiln_solver::{
-    Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, Vertex, VertexId,
-    bases,
+    Action, CacheKey, CdiDevice, ContentId, Edge, Event, Op, Progress as Solved, Solver, SourceOp, Vertex,
+    VertexId, bases,
 };
 use known::{Added, Record};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +85,8 @@ pub(crate) struct Build<'a> {
     locals: Mutex<HashMap<VertexId, Arc<LocalSource>>>,
     committed: AtomicBool,
     begun_caches: Mutex<HashSet<String>>,
+    /// What sources from the network turned out to be, by their identifiers.
+    fetched: Mutex<BTreeMap<String, Fetched>>,
     /// The devices of the steps that have some.
     devices: OnceLock<Granted>,
 }
@@ -136,8 +139,20 @@ impl<'a> Build<'a> {
             locals: Mutex::default(),
             committed: AtomicBool::new(false),
             begun_caches: Mutex::default(),
+            fetched: Mutex::default(),
             devices: OnceLock::new(),
         }
+    }
+
+    /// Notes what a source from the network turned out to be.
+    pub fn note_fetched(&self, source: &SourceOp, fetched: Fetched) {
+        let mut all = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(source.identifier.clone(), fetched);
+    }
+
+    /// What sources from the network turned out to be so far, by their identifiers.
+    pub fn fetched(&self) -> BTreeMap<String, Fetched> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Holds the sources from the network to `pins`.

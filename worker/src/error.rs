@@ -2,6 +2,7 @@
 //! It does not know exit codes or colours.
 
 use crate::absence::Absence;
+use crate::attest::SignKeyError;
 use crate::cache::CacheError;
 use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
@@ -217,6 +218,9 @@ pub enum WorkerError {
         "no ssh agent `{0}` was given: use --ssh {0} (with SSH_AUTH_SOCK set), --ssh {0}=SOCKET or --ssh {0}=KEYFILE"
     )]
     Ssh(String),
+    /// An image could not be signed.
+    #[error("the key of --sign-key: {0}")]
+    Sign(#[from] SignKeyError),
     /// A device can't be given to a step.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -3,7 +3,7 @@
 
 use crate::WorkerError;
 use crate::at_once::at_once;
-use crate::images::{Image, Images, NamedImages};
+use crate::images::{Image, Images, NamedImages, is_image};
 use crate::layer::{Layer, Stack};
 use crate::layer_form::{LayerForm, Spelling};
 use crate::output::stopping::{self, Stopping};
@@ -38,8 +38,8 @@ pub(crate) struct Blobs {
     pub descriptors: Vec<Descriptor>,
 }
 
-/// An image as documents: everything but its layers' bytes, which are in the content store.
-#[derive(Debug)]
+/// An image, or what is attested of one, as documents: all but its layers' bytes, which are in the content store.
+#[derive(Clone, Debug)]
 pub(crate) struct Documents {
     pub manifest: Manifest,
     pub manifest_bytes: Vec<u8>,
@@ -87,7 +87,7 @@ impl Release {
         }
     }
 
-    /// The images in it.
+    /// The images in it, and behind them what is attested of them.
     pub fn images(&self) -> &[Documents] {
         match self {
             Release::One(documents) => std::slice::from_ref(&**documents),
@@ -386,6 +386,7 @@ impl Exporter<'_> {
         let release = match named.row.index() {
             Some((digest, media_type)) => {
                 let index = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?;
+                documents.extend(self.attestations_in(&index, to)?);
                 let descriptor = Box::new(Descriptor::of(media_type.clone(), &index));
                 Release::Several { images: documents, index, descriptor }
             }
@@ -396,6 +397,20 @@ impl Exporter<'_> {
         };
         let stacks: Vec<Stack> = named.images.iter().map(|(_, image)| image.stack()).collect();
         self.task(&format!("pushing {to}"), || self.push(&release, to, &stacks))
+    }
+
+    /// What an index of the store lists besides images.
+    fn attestations_in(&self, index: &[u8], to: &Reference) -> Result<Vec<Documents>, WorkerError> {
+        let invalid = |source| WorkerError::Config { reference: to.to_string(), source };
+        let index: Index = serde_json::from_slice(index).map_err(invalid)?;
+        let others = index.manifests.into_iter().filter(|listed| !is_image(listed));
+        let read = |listed: Descriptor| {
+            let manifest_bytes = self.store.content.read(&listed.digest, DOCUMENT_BYTES_MAX)?;
+            let manifest: Manifest = serde_json::from_slice(&manifest_bytes).map_err(invalid)?;
+            let manifest = Manifest { media_type: Some(listed.media_type), ..manifest };
+            Ok(Documents { manifest, manifest_bytes, diff_ids: Vec::new(), annotations: BTreeMap::new() })
+        };
+        others.map(read).collect()
     }
 
     fn documents_of(&self, image: &Image, to: &Reference) -> Result<Documents, WorkerError> {

@@ -529,9 +529,14 @@ fn own_media_type(bytes: &[u8]) -> MediaType {
     }
 }
 
-/// Whether what an index lists is an image. Attestations are none.
-fn is_image(listed: &Descriptor) -> bool {
-    listed.media_type.is_manifest() && !listed.annotations.contains_key("vnd.docker.reference.type")
+/// Whether what an index lists is an image. Attestations are none, and nothing that is said to be an artifact.
+pub(crate) fn is_image(listed: &Descriptor) -> bool {
+    let is_artifact = listed.artifact_type.as_deref().is_some_and(|kind| {
+        !matches!(MediaType::parse(kind), MediaType::OciConfig | MediaType::DockerConfig)
+    });
+    listed.media_type.is_manifest()
+        && !is_artifact
+        && !listed.annotations.contains_key("vnd.docker.reference.type")
 }
 
 /// The one of several manifests that serves a platform best.

@@ -4,6 +4,7 @@
 mod absence;
 mod annotation;
 mod at_once;
+mod attest;
 mod build;
 mod cache;
 mod cache_mount;
@@ -38,6 +39,7 @@ mod worker;
 
 pub use absence::Absence;
 pub use annotation::{Annotation, AnnotationLevel};
+pub use attest::{Attest, AttestPlace, ProvenanceMode, ProvenanceRequest, SignKeyError, SigningKey};
 pub use cache::{
     AzureOptions, CacheError, CacheExport, CacheImport, CacheKind, CacheMode, GhaOptions, LocalCache,
     MountsExport, S3Options,
@@ -56,7 +58,7 @@ pub use kiln_registry::{
 };
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
 pub use kiln_snapshotter::SourceModes;
-pub use kiln_solver::Definition;
+pub use kiln_solver::{Definition, SourceOp};
 pub use layer_form::{Compress, LayerForm, Spelling};
 pub use meta::ImageRow;
 pub use output::{Form, Output, change_whole, write_whole};

@@ -13,6 +13,7 @@ pub use whole::{change_whole, write_whole};
 
 use crate::WorkerError;
 use crate::annotation::{Annotation, AnnotationLevel, annotations_of};
+use crate::attest::{Attested, Attester, no_platform, push_referrers, push_signature};
 use crate::export::{Documents, Exporter, Release, config_bytes};
 use crate::layer::Stack;
 use crate::layer_form::{LayerForm, Spelling};
@@ -50,6 +51,10 @@ pub struct Output {
     pub rewrite_timestamp: bool,
     /// Whether each platform's files go into a folder of their own; unless said, they do in an index.
     pub platform_split: Option<bool>,
+    /// Whether an attestation manifest is an artifact; unless said, it is with OCI's media types.
+    pub attestation_artifact: Option<bool>,
+    /// What the names of attestations begin with that lie beside files.
+    pub attestation_prefix: String,
 }
 
 impl Output {
@@ -68,6 +73,8 @@ impl Output {
             annotations: Vec::new(),
             rewrite_timestamp: false,
             platform_split: None,
+            attestation_artifact: None,
+            attestation_prefix: String::new(),
         }
     }
 }
@@ -103,12 +110,12 @@ struct Built<'a> {
 /// Writes a result to all outputs of a request: the stacks are those of its targets. What
 /// `records` gives for a stack goes into the config of its image.
 pub(crate) fn write_all(
-    exporter: &Exporter<'_>,
-    request: &BuildRequest,
+    attester: &Attester<'_>,
     stacks: Vec<Stack>,
     records: &dyn Fn(&Stack) -> Option<Vec<u8>>,
     sync: bool,
 ) -> Result<BuildResult, WorkerError> {
+    let (exporter, request) = (attester.exporter, attester.request);
     stopping::check(exporter.images.cancel)?;
     let with_config = |(target, stack)| {
         let mut config = finished(target, &stack)?;
@@ -133,17 +140,18 @@ pub(crate) fn write_all(
     for output in &request.outputs {
         stopping::check(exporter.images.cancel)?;
         let annotations = output.annotations.iter().chain(&request.annotations).cloned().collect();
-        let release = (Writer { exporter, request, built: &built, output, annotations }).write()?;
+        let release = (Writer { exporter, request, attester, built: &built, output, annotations }).write()?;
         let names = output.names.iter().map(|name| match &release {
             Some(release) if output.by_digest => name.with_digest(release.top().0.digest).to_string(),
             _ => name.to_string(),
         });
         result.names.extend(names);
         if let Some(release) = release {
-            if let Release::One(documents) = &release {
+            result.config_digest = match &release {
                 // Of an image whose layers got other times it is another than that of the one kept here.
-                result.config_digest = Some(documents.manifest.config.digest);
-            }
+                Release::One(documents) => Some(documents.manifest.config.digest),
+                Release::Several { .. } => None,
+            };
             result.manifest = Some(release.top().0);
         }
     }
@@ -154,6 +162,7 @@ pub(crate) fn write_all(
 struct Writer<'a> {
     exporter: &'a Exporter<'a>,
     request: &'a BuildRequest,
+    attester: &'a Attester<'a>,
     built: &'a [Built<'a>],
     output: &'a Output,
     /// What is put on the documents: the output's annotations, then those of all outputs.
@@ -165,64 +174,79 @@ impl Writer<'_> {
         let (exporter, output) = (self.exporter, self.output);
         match &output.form {
             Form::CacheOnly => Ok(None),
-            Form::Store if self.request.is_index || self.must_be_kept() => {
-                let release = self.release()?;
+            Form::Store if self.makes_index() || self.must_be_kept() => {
+                let (release, _) = self.release()?;
                 self.name_release(&release)?;
                 Ok(Some(release))
             }
             Form::Store => self.name_image().map(|()| None),
             Form::Registry => {
-                let release = self.release()?;
+                let (release, referrers) = self.release()?;
                 let stacks: Vec<Stack> = self.built.iter().map(|image| image.stack.clone()).collect();
                 let digest = release.top().0.digest;
                 for name in &output.names {
                     let pinned = output.by_digest.then(|| name.with_digest(digest));
                     let name = pinned.as_ref().unwrap_or(name);
-                    exporter.task(&format!("pushing {name}"), || exporter.push(&release, name, &stacks))?;
+                    exporter.task(&format!("pushing {name}"), || {
+                        exporter.push(&release, name, &stacks)?;
+                        push_referrers(exporter, name, &referrers)
+                    })?;
+                    if let Some(key) = &self.request.attest.key {
+                        let task = format!("signing {name}");
+                        exporter.task(&task, || push_signature(exporter, name, &digest, key))?;
+                    }
                 }
                 Ok(Some(release))
             }
             Form::Oci(dest) => {
-                let release = self.release()?;
+                let (release, referrers) = self.release()?;
                 exporter.task("exporting to oci archive", || {
-                    archive(exporter, output, &release, dest.as_deref(), false)
+                    archive(exporter, output, (&release, &referrers), dest.as_deref(), false)
                 })?;
                 Ok(Some(release))
             }
             // What `docker load` reads has no word for platforms.
-            Form::Docker(_) if self.request.is_index => {
-                Err(WorkerError::Unsupported("type=docker for several platforms".to_owned()))
+            Form::Docker(_) if self.makes_index() => {
+                Err(WorkerError::Unsupported("type=docker for several platforms or attestations".to_owned()))
             }
             Form::Docker(dest) => {
-                let release = self.release()?;
+                let (release, referrers) = self.release()?;
                 exporter.task("exporting to docker archive", || {
-                    archive(exporter, output, &release, dest.as_deref(), true)
+                    archive(exporter, output, (&release, &referrers), dest.as_deref(), true)
                 })?;
                 Ok(Some(release))
             }
             Form::Layout(dest) => {
-                let release = self.release()?;
-                exporter.task("exporting to oci layout", || layout(exporter, output, &release, dest))?;
+                let (release, referrers) = self.release()?;
+                exporter.task("exporting to oci layout", || {
+                    layout(exporter, output, (&release, &referrers), dest)
+                })?;
                 Ok(Some(release))
             }
             Form::Tar(dest) => {
-                let parts = self.parts();
+                let parts = self.parts()?;
                 exporter.task("exporting to tar", || files::to_tar(exporter, &parts, dest.as_deref()))?;
                 Ok(None)
             }
             Form::Local(dest) => {
-                let parts = self.parts();
+                let parts = self.parts()?;
                 exporter.task("exporting to folder", || files::to_folder(exporter, &parts, dest))?;
                 Ok(None)
             }
         }
     }
 
-    /// The documents of the result, which are in the content store then, as the layers' blobs are.
-    fn release(&self) -> Result<Release, WorkerError> {
+    /// Whether the result is an index: of several platforms, or of an image and what is attested of it.
+    fn makes_index(&self) -> bool {
+        self.request.is_index || self.request.attest.makes_index()
+    }
+
+    /// The documents of the result, which are in the content store then, as the layers' blobs are; and those that
+    /// refer to it.
+    fn release(&self) -> Result<(Release, Vec<Documents>), WorkerError> {
         let (form, spelling) = (self.output.layers, self.spelling());
-        let mut images = Vec::new();
-        for Built { target, stack, config } in self.built {
+        let (mut images, mut attestations, mut referrers) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, Built { target, stack, config }) in self.built.iter().enumerate() {
             let task = match self.request.is_index {
                 true => format!("exporting layers {}", target.platform),
                 false => "exporting layers".to_owned(),
@@ -240,21 +264,27 @@ impl Writer<'_> {
                 let made = self.exporter.documents(&config, blobs.descriptors, spelling, annotations)?;
                 Ok(Documents { annotations: on(AnnotationLevel::ManifestDescriptor), ..made })
             })?;
+            let of = Attested { number, target, stack, config };
+            let form = (spelling, self.output.attestation_artifact.unwrap_or(spelling == Spelling::Oci));
+            let attested = self.attester.of_image(of, &documents, &self.output.names, form)?;
+            attestations.extend(attested.in_index.into_iter().map(|documents| (no_platform(), documents)));
+            referrers.extend(attested.referrers);
             images.push((target.platform.clone(), documents));
         }
-        if !self.request.is_index
+        if !self.makes_index()
             && images.len() == 1
             && let Some((_, only)) = images.pop()
         {
-            return Ok(Release::One(Box::new(only)));
+            return Ok((Release::One(Box::new(only)), referrers));
         }
+        images.extend(attestations);
         let on = |level| annotations_of(&self.annotations, level, None);
         let mut release = Release::index(images, spelling, on(AnnotationLevel::Index));
         if let Release::Several { descriptor, .. } = &mut release {
             descriptor.annotations = on(AnnotationLevel::IndexDescriptor);
         }
         self.exporter.store.content.put(release.top().1)?;
-        Ok(release)
+        Ok((release, referrers))
     }
 
     /// Whose media types it has: annotations of anything but a manifest are OCI's alone.
@@ -276,15 +306,26 @@ impl Writer<'_> {
     }
 
     /// The files of each image, and where they go.
-    fn parts(&self) -> Vec<Part> {
+    fn parts(&self) -> Result<Vec<Part>, WorkerError> {
         let is_split = self.output.platform_split.unwrap_or(self.request.is_index);
-        let part = |Built { target, stack, .. }: &'_ Built<'_>| Part {
-            platform: target.platform.to_string(),
-            stack: stack.clone(),
-            folder: is_split.then(|| target.platform.to_string().replace('/', "_")),
-            time_s: target.source_date_epoch_s.unwrap_or_default(),
+        let several = self.built.len() > 1;
+        let part = |(number, Built { target, stack, config }): (usize, &Built<'_>)| {
+            let platform = target.platform.to_string();
+            let folder = platform.replace('/', "_");
+            let own = (several && !is_split).then_some(folder.as_str());
+            let statements = self.attester.of_files(Attested { number, target, stack, config })?;
+            let statements = statements.into_iter().map(|statement| {
+                (statement.file_name(&self.output.attestation_prefix, own), statement.bytes)
+            });
+            Ok(Part {
+                statements: statements.collect(),
+                stack: stack.clone(),
+                time_s: target.source_date_epoch_s.unwrap_or_default(),
+                folder: is_split.then_some(folder),
+                platform,
+            })
         };
-        self.built.iter().map(part).collect()
+        self.built.iter().enumerate().map(part).collect()
     }
 
     /// Gives the image its names. It has no manifest until it leaves.

@@ -80,6 +80,13 @@ pub enum Progress<'a> {
         /// What it may take.
         max_bytes: u64,
     },
+    /// A file of an image that should say which packages there are can't be read: the list is without them.
+    Unlisted {
+        /// The file's path in the image.
+        path: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
     /// A step goes on, but perhaps not as the user thinks.
     Notice {
         /// The step.

@@ -8,6 +8,7 @@ pub use sources::Access;
 
 use crate::WorkerError;
 use crate::annotation::Annotation;
+use crate::attest::{Attest, Fetched};
 use crate::cache::{CacheExport, CacheImport};
 use crate::cdi::DeviceAccess;
 use crate::explain::Place;
@@ -53,6 +54,8 @@ pub struct Worker {
     cancel: CancelToken,
     /// What the store may take at most, in bytes.
     store_max_bytes: Option<u64>,
+    /// What contexts from the network turned out to be.
+    fetched: Mutex<BTreeMap<String, Fetched>>,
 }
 
 /// A folder of the user's.
@@ -98,6 +101,8 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// Where the result goes.
     pub outputs: Vec<Output>,
+    /// What is attested of the result.
+    pub attest: Attest,
     /// The shared caches that are read; the first that knows a step answers.
     pub cache_imports: Vec<CacheImport>,
     /// The shared caches that are written.
@@ -141,6 +146,7 @@ impl BuildRequest {
             verify_cache: false,
             annotations: Vec::new(),
             outputs: Vec::new(),
+            attest: Attest::default(),
             cache_imports: Vec::new(),
             cache_exports: Vec::new(),
             cache_strict: false,
@@ -190,6 +196,7 @@ impl Worker {
             cancel: cancel.clone(),
             temporary: Mutex::default(),
             store_max_bytes: None,
+            fetched: Mutex::default(),
         })
     }
 

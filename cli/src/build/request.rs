@@ -8,7 +8,9 @@ use super::options::{device_entitlement, pair};
 use crate::args::BuildArgs;
 use crate::error::CommandError;
 use kiln_frontend::BuildOptions;
-use kiln_worker::{BuildRequest, Definition, DeviceAccess, Image, ImageName, LocalFolder, Output, Place};
+use kiln_worker::{
+    Attest, BuildRequest, Definition, DeviceAccess, Image, ImageName, LocalFolder, Output, Place,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// Steps that run at once for each core: most steps wait more than they compute.
@@ -20,7 +22,7 @@ pub(super) fn request(
     graph: Graph,
     images: Vec<Image>,
     locals: BTreeMap<String, LocalFolder>,
-    outputs: Vec<Output>,
+    (outputs, attest): (Vec<Output>, Attest),
     (options, place): (&BuildOptions, Place),
 ) -> Result<BuildRequest, CommandError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -37,8 +39,9 @@ pub(super) fn request(
         shm_size_bytes: u64::try_from(options.shm_size_bytes).unwrap_or_default(),
         empty_caches: args.no_cache,
         verify_cache: args.verify_cache,
-        annotations: annotations(&args.annotation, options.multi_platform)?,
+        annotations: annotations(&args.annotation, options.multi_platform || attest.makes_index())?,
         outputs,
+        attest,
         cache_imports: Vec::new(),
         cache_exports: Vec::new(),
         cache_strict: args.cache_strict,

@@ -22,6 +22,8 @@ pub(super) struct Options {
     pub force_compression: bool,
     pub rewrite_timestamp: bool,
     pub platform_split: Option<bool>,
+    pub attestation_artifact: Option<bool>,
+    pub attestation_prefix: String,
     pub annotations: Vec<Annotation>,
 }
 
@@ -66,9 +68,11 @@ enum Key {
     ForceCompression,
     RewriteTimestamp,
     PlatformSplit,
+    OciArtifact,
+    AttestationPrefix,
 }
 
-const KEYS: [(&str, Key); 13] = [
+const KEYS: [(&str, Key); 15] = [
     ("type", Key::Type),
     ("dest", Key::Dest),
     ("name", Key::Name),
@@ -82,18 +86,14 @@ const KEYS: [(&str, Key); 13] = [
     ("force-compression", Key::ForceCompression),
     ("rewrite-timestamp", Key::RewriteTimestamp),
     ("platform-split", Key::PlatformSplit),
+    ("oci-artifact", Key::OciArtifact),
+    ("attestation-prefix", Key::AttestationPrefix),
 ];
 
-/// What BuildKit knows and what changes nothing here: there is one store, no attestations, and nothing of
-/// containerd's. Each is true or false.
-const WITHOUT_EFFECT: [&str; 6] = [
-    "unpack",
-    "name-canonical",
-    "attestation-inline",
-    "oci-artifact",
-    "dangling-name-empty-only",
-    "danging-name-empty-only",
-];
+/// What BuildKit knows and what changes nothing here: there is one store, attestations are always beside the
+/// image, and there is nothing of containerd's. Each is true or false.
+const WITHOUT_EFFECT: [&str; 5] =
+    ["unpack", "name-canonical", "attestation-inline", "dangling-name-empty-only", "danging-name-empty-only"];
 
 /// What BuildKit knows and what is not done here: a name, what it is when it asks for nothing, and what to do
 /// instead.
@@ -158,6 +158,11 @@ impl Options {
             Key::ForceCompression => self.force_compression = flag(key, value)?,
             Key::RewriteTimestamp => self.rewrite_timestamp = flag(key, value)?,
             Key::PlatformSplit => self.platform_split = Some(flag(key, value)?),
+            Key::OciArtifact => self.attestation_artifact = Some(flag(key, value)?),
+            Key::AttestationPrefix if value.contains(['/', '\0']) => {
+                return Err(format!("{key} is the beginning of a file's name, not `{value}`"));
+            }
+            Key::AttestationPrefix => value.clone_into(&mut self.attestation_prefix),
         }
         Ok(())
     }

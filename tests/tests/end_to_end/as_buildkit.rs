@@ -422,9 +422,14 @@ fn flags_of_old_scripts_change_nothing() {
         assert_eq!(image.digest, plain, "{flags:?}");
         finished.says("CACHED");
     }
-    for flag in ["--provenance=true", "--provenance=mode=max", "--provenance", "--sbom=true", "--sbom"] {
+    for (flag, told) in [
+        ("--provenance=mode=all", "min or max"),
+        ("--provenance=version=v0.2", "there is v1"),
+        ("--sbom=generator=x", "leave out generator"),
+        ("--attest=type=vuln", "unknown type"),
+    ] {
         let name = flag.split('=').next().unwrap_or(flag);
-        context.build([flag]).fails_with(2).says(name).says("attestations are not made");
+        context.build([flag]).fails_with(2).says(name).says(told);
     }
 }
 

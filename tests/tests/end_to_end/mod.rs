@@ -2,6 +2,7 @@
 
 mod advice;
 mod as_buildkit;
+mod attestations;
 mod bounded;
 mod cache_mounts;
 mod caching;

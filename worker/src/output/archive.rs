@@ -4,6 +4,7 @@
 use super::Output;
 use super::whole::whole;
 use crate::WorkerError;
+use crate::attest::listed;
 use crate::export::{Documents, Exporter, Release};
 use kiln_oci::{Descriptor, Digest, Index, MediaType, Reference};
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
@@ -22,16 +23,18 @@ pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(super) fn archive(
     exporter: &Exporter<'_>,
     output: &Output,
-    release: &Release,
+    (release, referrers): (&Release, &[Documents]),
     dest: Option<&Path>,
     docker: bool,
 ) -> Result<(), WorkerError> {
-    let index = serde_json::to_vec(&index_of(top_entries(output, release))).unwrap_or_default();
+    let mut entries = top_entries(output, release);
+    entries.extend(referrers.iter().map(listed));
+    let index = serde_json::to_vec(&index_of(entries)).unwrap_or_default();
     whole(dest, exporter.images.cancel, |out| {
         let mut tar = Tar(LayerWriter::new(out));
         tar.folder("blobs")?;
         tar.folder("blobs/sha256")?;
-        for (digest, size_bytes) in all_blobs(release) {
+        for (digest, size_bytes) in all_blobs(release, referrers) {
             tar.blob(exporter, &digest, size_bytes)?;
         }
         tar.file("index.json", &index)?;
@@ -63,11 +66,15 @@ pub(super) fn index_of(manifests: Vec<Descriptor>) -> Index {
     Index { schema_version: 2, media_type, manifests, annotations: BTreeMap::new() }
 }
 
-/// All blobs of a result with their sizes: layers, configs, manifests, the index.
-pub(super) fn all_blobs(release: &Release) -> BTreeMap<Digest, u64> {
+/// All blobs of a result and of what refers to it with their sizes: layers, configs, manifests, the index.
+pub(super) fn all_blobs(release: &Release, referrers: &[Documents]) -> BTreeMap<Digest, u64> {
     let mut all: BTreeMap<Digest, u64> =
         release.blobs().into_iter().map(|(digest, blob)| (digest, blob.size)).collect();
-    let documents = release.images().iter().map(Documents::descriptor).chain([release.top().0]);
+    for manifest in referrers.iter().map(|documents| &documents.manifest) {
+        all.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| (blob.digest, blob.size)));
+    }
+    let documents = release.images().iter().chain(referrers).map(Documents::descriptor);
+    let documents = documents.chain([release.top().0]);
     all.extend(documents.map(|document| (document.digest, document.size)));
     all
 }

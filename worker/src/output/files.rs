@@ -14,6 +14,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
+/// The mode of a statement beside files, as BuildKit has it.
+const STATEMENT_MODE: u32 = 0o600;
+
 /// The files of one image.
 pub(super) struct Part {
     /// What they are for.
@@ -21,8 +24,10 @@ pub(super) struct Part {
     pub stack: Stack,
     /// The folder that they go into; none of their own unless there is one.
     pub folder: Option<String>,
-    /// The time of that folder in a tar.
+    /// The time of that folder in a tar, and of what is attested.
     pub time_s: i64,
+    /// What is attested of the files, as files beside them: names and bytes.
+    pub statements: Vec<(String, Vec<u8>)>,
 }
 
 /// Writes the files to a tar.
@@ -52,11 +57,14 @@ pub(super) fn to_folder(exporter: &Exporter<'_>, parts: &[Part], dest: &Path) ->
             Some(name) => own_folder(&dest, name.as_bytes())?,
             None => dest.subtree(b"")?,
         };
-        copies.push((tree, to));
+        copies.push((tree, to, part.statements.clone()));
     }
     let (sender, receiver) = sync_channel(1);
     std::thread::spawn(move || {
-        let copied = copies.iter().try_for_each(|(from, to)| copy_onto(from, to, &cancel));
+        let copied = copies.iter().try_for_each(|(from, to, statements)| {
+            copy_onto(from, to, &cancel)?;
+            statements.iter().try_for_each(|(name, bytes)| write_statement(to, name, bytes))
+        });
         // Nobody listens any more where the user has stopped the build.
         let _ = sender.send(copied);
     });
@@ -68,6 +76,16 @@ pub(super) fn to_folder(exporter: &Exporter<'_>, parts: &[Part], dest: &Path) ->
             Err(RecvTimeoutError::Disconnected) => return Err(WorkerError::Panicked),
         }
     }
+}
+
+/// Puts a statement in the place of whatever has its name.
+fn write_statement(to: &Tree, name: &str, bytes: &[u8]) -> Result<(), WorkerError> {
+    match to.stat(name.as_bytes(), false) {
+        Ok(there) if there.kind != NodeType::Directory => to.remove(name.as_bytes(), false)?,
+        _ => {}
+    }
+    let mut bytes = bytes;
+    Ok(to.write_file(name.as_bytes(), STATEMENT_MODE, None, None, &mut bytes).map(drop)?)
 }
 
 /// A folder in the user's for one platform. A link in its place is not followed.
@@ -146,7 +164,23 @@ impl FilesTar<'_> {
             };
             self.tar.append(&entry, &mut io::empty()).map_err(WorkerError::io("write", "the tar"))?;
         }
-        self.folder(tree, b"", prefix, &mut Links::new())
+        self.folder(tree, b"", prefix, &mut Links::new())?;
+        for (name, bytes) in &part.statements {
+            let path = crate::local::joined(prefix, name.as_bytes());
+            let entry = Entry {
+                path: &path,
+                kind: EntryKind::File { size_bytes: bytes.len() as u64 },
+                mode: STATEMENT_MODE,
+                uid: 0,
+                gid: 0,
+                mtime_s: part.time_s,
+                mtime_ns: 0,
+                xattrs: &[],
+            };
+            let mut bytes = bytes.as_slice();
+            self.tar.append(&entry, &mut bytes).map_err(WorkerError::io("write", "the tar"))?;
+        }
+        Ok(())
     }
 
     fn folder(

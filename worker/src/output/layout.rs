@@ -6,7 +6,8 @@ use super::Output;
 use super::archive::{IMAGE_NAME, LAYOUT_FILE, REF_NAME, all_blobs, copy_verified, index_of, top_entries};
 use super::whole::whole;
 use crate::WorkerError;
-use crate::export::{Exporter, Release};
+use crate::attest;
+use crate::export::{Documents, Exporter, Release};
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, Index};
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +20,7 @@ const DEFAULT_TAG: &str = "latest";
 pub(super) fn layout(
     exporter: &Exporter<'_>,
     output: &Output,
-    release: &Release,
+    (release, referrers): (&Release, &[Documents]),
     folder: &Path,
 ) -> Result<(), WorkerError> {
     let cancel = exporter.images.cancel;
@@ -27,7 +28,7 @@ pub(super) fn layout(
     std::fs::create_dir_all(&blobs).map_err(WorkerError::io("create", folder))?;
     // Looked at before anything is written: what is no layout is left as it is.
     let there = listed(&folder.join("index.json"))?;
-    for (digest, size_bytes) in all_blobs(release) {
+    for (digest, size_bytes) in all_blobs(release, referrers) {
         let path = blobs.join(digest.hex());
         if path.metadata().is_ok_and(|there| there.is_file() && there.len() == size_bytes) {
             continue;
@@ -41,7 +42,13 @@ pub(super) fn layout(
         whole(Some(&path), cancel, |out| out.write_all(bytes).map_err(WorkerError::io("write", &path)))
     };
     file("oci-layout", LAYOUT_FILE)?;
-    let index = index_of(merged(there, entries(output, release)));
+    // What refers to an image has no name, and is not in the way of anything.
+    let mut there = there;
+    let artifacts: Vec<Descriptor> = referrers.iter().map(attest::listed).collect();
+    there.retain(|old| artifacts.iter().all(|artifact| artifact.digest != old.digest));
+    let mut all = merged(there, entries(output, release));
+    all.extend(artifacts);
+    let index = index_of(all);
     file("index.json", &serde_json::to_vec(&index).unwrap_or_default())
 }
 

@@ -8,6 +8,7 @@ use super::git_address::{Remote, Way, folders, is_commit, is_name};
 use super::git_program::{Git, Needs};
 use super::{alone, commit, digest_of, header_secret, known, stack};
 use crate::WorkerError;
+use crate::attest::Fetched;
 use crate::build::Build;
 use crate::layer::Stack;
 use crate::meta::FetchedRow;
@@ -54,6 +55,7 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
         build.pins.allow_new(&wanted.pin_name())?;
     }
     let (stack, found) = wanted.bring(build, pinned)?;
+    build.note_fetched(source, Fetched::Commit(found.commit.clone()));
     if is_new {
         build.pins.learn(&wanted.pin_name(), Pin::Git(found.pin()))?;
     }

@@ -6,6 +6,7 @@ use super::{
     alone, basic_authorization, commit, digest_of, file_name, header_secret, known, number, percent_decoded,
 };
 use crate::WorkerError;
+use crate::attest::Fetched;
 use crate::build::Build;
 use crate::layer::Stack;
 use crate::meta::{FetchedRow, LayerRow};
@@ -57,6 +58,7 @@ pub(super) fn bring(build: &Build<'_>, source: &SourceOp) -> Result<Stack, Worke
         build.pins.allow_new(wanted.url.as_str())?;
     }
     let (stack, digest) = wanted.bring(build, pinned)?;
+    build.note_fetched(source, Fetched::File(digest));
     if is_new {
         build.pins.learn(wanted.url.as_str(), Pin::Web(digest))?;
     }

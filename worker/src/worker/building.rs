@@ -3,6 +3,7 @@
 
 use super::{BuildRequest, BuildResult, Worker};
 use crate::WorkerError;
+use crate::attest::{Attester, Facts};
 use crate::build::Build;
 use crate::cache::{
     CacheError, CacheExport, CacheKind, CacheMode, CachePlace, Exports, Imports, Learnt, Network, inline,
@@ -13,10 +14,11 @@ use crate::export::Exporter;
 use crate::layer::Stack;
 use crate::output;
 use crate::progress::{CacheTrouble, Progress, ProgressSink, Transfer};
+use jiff::Timestamp;
 use kiln_runner::CancelToken;
 use kiln_solver::{Edge, VertexId};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 impl Worker {
     /// Builds, and writes the result to its outputs.
@@ -52,8 +54,10 @@ impl Worker {
         let (exports, unwritten) = self.exports(request, progress, cancel)?;
         let build = Build::new(&self.store, &images, request, progress, cancel, (&imports, &exports));
         let build = build.noted_in(&journal).held_to(&self.pins);
+        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let facts = Facts { invocation: crate::attest::invocation(), started: Timestamp::now(), fetched };
         let exporter = Exporter { store: &self.store, images: &images, progress };
-        let result = Self::build_and_share(&build, &exporter, request);
+        let result = Self::build_and_share(&build, &exporter, request, &facts);
         let result = result.map(|result| BuildResult {
             cache_failures: result.cache_failures + unread + unwritten,
             ..result
@@ -67,6 +71,7 @@ impl Worker {
         build: &Build<'_>,
         exporter: &Exporter<'_>,
         request: &BuildRequest,
+        facts: &Facts,
     ) -> Result<BuildResult, WorkerError> {
         if request.dry_run {
             build.run()?;
@@ -77,7 +82,7 @@ impl Worker {
             for _ in 0..exports.senders() {
                 scope.spawn(|| exports.send_all(exporter));
             }
-            let written = solve_and_write(build, exporter, request);
+            let written = solve_and_write(build, exporter, request, facts);
             exports.close(written.is_ok());
             written
         })?;
@@ -172,6 +177,7 @@ fn solve_and_write(
     build: &Build<'_>,
     exporter: &Exporter<'_>,
     request: &BuildRequest,
+    facts: &Facts,
 ) -> Result<(BuildResult, Vec<Learnt>), WorkerError> {
     let is_inline = request.cache_exports.iter().any(|export| export.kind == CacheKind::Inline);
     let shares = !request.cache_imports.is_empty() || !request.cache_exports.is_empty();
@@ -181,7 +187,10 @@ fn solve_and_write(
         let learnt = if shares { build.learnt()? } else { Vec::new() };
         let records = |stack: &Stack| if is_inline { inline(&learnt, stack, &wanted) } else { None };
         let sync = build.made_something();
-        match output::write_all(exporter, request, stacks, &records, sync) {
+        let mut facts = facts.clone();
+        facts.fetched.extend(build.fetched());
+        let attester = Attester::new(exporter, request, &facts);
+        match output::write_all(&attester, stacks, &records, sync) {
             Ok(result) => return Ok((result, learnt)),
             Err(error) => build.without_cache_of(error)?,
         }

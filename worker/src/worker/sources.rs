@@ -15,7 +15,7 @@ use kiln_solver::SourceOp;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// What servers may want of who asks them.
 #[derive(Debug, Default)]
@@ -70,6 +70,7 @@ impl Worker {
         let build = Build::new(&self.store, &images, &request, &sink, cancel, (&imports, &exports));
         let build = build.held_to(&self.pins);
         let layers = images.unpacked(&remote::bring(&build, source)?)?;
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).extend(build.fetched());
         let tree = self.store.snapshots.mount_readonly(&layers)?.root()?;
         private_folder(dest)?;
         if source.identifier.starts_with("http") {
