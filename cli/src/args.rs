@@ -4,6 +4,7 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
+use crate::images::args::{HistoryArgs, ImagesArgs, InspectArgs};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
@@ -32,8 +33,10 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// List the images of the store
     Images(ImagesArgs),
-    /// Show an image of the store as JSON
+    /// Show images of the store as JSON
     Inspect(InspectArgs),
+    /// Show how an image came about, layer by layer
+    History(HistoryArgs),
     /// Give an image one more name
     Tag(TagArgs),
     /// Take a name away from an image
@@ -414,23 +417,6 @@ pub(crate) struct PullArgs {
     /// Print only the digest
     #[arg(short, long)]
     pub quiet: bool,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct ImagesArgs {
-    /// Print only the ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// table or json
-    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
-    pub format: String,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct InspectArgs {
-    /// The images
-    #[arg(required = true)]
-    pub names: Vec<String>,
 }
 
 #[derive(Debug, Parser)]

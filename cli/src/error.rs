@@ -33,6 +33,9 @@ pub(crate) enum CommandError {
     /// An image that the Dockerfile names is not to be had.
     #[error("{text}")]
     Image { text: String, registry: bool },
+    /// The store's image is not for the platform.
+    #[error("image {reference} has nothing for the platform {platform}; it has {}", has.join(", "))]
+    NoPlatform { reference: String, platform: String, has: Vec<String> },
     /// The store is damaged.
     #[error(
         "the store has {count} damaged things: kiln fsck --repair forgets them; build or pull named images again"
@@ -58,6 +61,7 @@ impl CommandError {
             | CommandError::Context(_)
             | CommandError::Dockerfile { .. } => 2,
             CommandError::Damaged { .. }
+            | CommandError::NoPlatform { .. }
             | CommandError::Signals(_)
             | CommandError::File { .. }
             | CommandError::Findings { .. } => 1,

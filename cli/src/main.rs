@@ -24,6 +24,7 @@ mod report;
 mod sizes;
 mod stderr;
 mod table;
+mod template;
 
 use crate::args::{Args, Command, LockCommand};
 use crate::error::CommandError;
@@ -66,8 +67,9 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Build(args) => build::run(args.settled()?, open, &cancel),
         Command::Push(args) => images::push(&open(&args.insecure_registry)?, &args),
         Command::Pull(args) => images::pull(&open(&args.insecure_registry)?, &args),
-        Command::Images(args) => images::list(&open(&[])?, &args),
-        Command::Inspect(args) => images::inspect(&open(&[])?, &args),
+        Command::Images(args) => images::list::run(&open(&[])?, &args),
+        Command::Inspect(args) => images::inspect::run(&open(&[])?, &args),
+        Command::History(args) => images::history::run(&open(&[])?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
         Command::Explain(args) => explain::run(&open(&[])?, &args),

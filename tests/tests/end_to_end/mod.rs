@@ -13,6 +13,7 @@ mod examples;
 mod explain;
 mod failures;
 mod fsck;
+mod image_commands;
 mod instructions;
 mod interruption;
 mod layouts;

@@ -1,0 +1,67 @@
+//! The arguments of the commands around images. It does not know what they lead to.
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+pub(crate) struct ImagesArgs {
+    /// Taken for the sake of scripts: all images are listed anyway
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests too
+    #[arg(long)]
+    pub digests: bool,
+    /// Only what matches: label=NAME[=VALUE], before=IMAGE, since=IMAGE, reference=PATTERN, dangling=BOOL
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// table, json or a template
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["quiet", "tree"])]
+    pub format: Option<String>,
+    /// Do not shorten ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print only the ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show the images of an index below it
+    #[arg(long, conflicts_with = "quiet")]
+    pub tree: bool,
+    /// Only images of this repository, or of this name
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct InspectArgs {
+    /// A template, or json
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Only the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// What is inspected: there are only images
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["image"])]
+    pub kind: Option<String>,
+    /// The images
+    #[arg(required = true)]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct HistoryArgs {
+    /// table, json or a template
+    #[arg(long, value_name = "FORMAT", conflicts_with = "quiet")]
+    pub format: Option<String>,
+    /// Sizes and times as people read them; false for bytes and RFC 3339
+    #[arg(short = 'H', long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub human: bool,
+    /// Do not shorten
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Print only the ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The platform, of an index
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// The image
+    pub name: String,
+}
