@@ -4,7 +4,7 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
-use crate::images::args::{HistoryArgs, ImagesArgs, InspectArgs};
+use crate::images::args::{CopyArgs, HistoryArgs, ImagesArgs, InspectArgs, LoadArgs, SaveArgs};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
@@ -37,6 +37,12 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show how an image came about, layer by layer
     History(HistoryArgs),
+    /// Write images of the store to an archive
+    Save(SaveArgs),
+    /// Take the images of an archive into the store
+    Load(LoadArgs),
+    /// Copy an image between registries, the store, folders and archives
+    Copy(CopyArgs),
     /// Give an image one more name
     Tag(TagArgs),
     /// Take a name away from an image

@@ -5,6 +5,7 @@ mod filter;
 pub(crate) mod history;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod moving;
 mod rows;
 mod times;
 

@@ -75,6 +75,27 @@ impl Client {
         }
     }
 
+    /// Whether the repository has the blob, or the registry took it from one of the repositories
+    /// `mount_from` just now. Nothing is sent.
+    pub async fn take_blob(
+        &self,
+        repository: &Reference,
+        descriptor: &Descriptor,
+        mount_from: &[String],
+    ) -> Result<bool, RegistryError> {
+        let push = Push { client: self, host: self.host(repository), repository, descriptor };
+        if push.exists().await? {
+            return Ok(true);
+        }
+        match push.mount(mount_from).await? {
+            Mounted::Yes => Ok(true),
+            Mounted::No(session) => {
+                push.cancel(session).await;
+                Ok(false)
+            }
+        }
+    }
+
     /// Puts a manifest or an index under the reference's tag or, if it has none, its digest.
     pub async fn push_manifest(
         &self,

@@ -6,6 +6,7 @@ use crate::cache::CacheError;
 use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
 use crate::emulation::ForeignProgram;
+use crate::incoming::ArchiveFlaw;
 use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
 use kiln_registry::RegistryError;
 use kiln_runner::{ExitStatus, RunError};
@@ -132,6 +133,14 @@ pub enum WorkerError {
         what: String,
         /// The flag that says so.
         flag: &'static str,
+    },
+    /// An archive of images can't be used.
+    #[error("{archive}: {flaw}")]
+    Archive {
+        /// Which.
+        archive: String,
+        /// What is wrong with it.
+        flaw: ArchiveFlaw,
     },
     /// A step ended with a failure.
     #[error("process \"{command}\" did not complete successfully: {}", ended(.status))]

@@ -2,7 +2,8 @@
 //! not know what forms there are for files on this machine.
 
 use crate::WorkerError;
-use crate::images::{Image, Images, NamedImages};
+use crate::image_name::ImageName;
+use crate::images::{Image, Images, NamedImages, Source};
 use crate::layer::{Layer, Stack};
 use crate::layer_form::{LayerForm, Spelling};
 use crate::output::stopping::{self, Stopping};
@@ -309,6 +310,35 @@ impl Exporter<'_> {
         Ok(Documents { manifest, manifest_bytes, diff_ids, annotations: BTreeMap::new() })
     }
 
+    /// The manifest of an image of the store that has none yet, around its config as it is. Layers that came
+    /// in without compression get one.
+    fn documents_of_store(&self, image: &Image) -> Result<Documents, WorkerError> {
+        let stack = image.stack();
+        let mut layers = Vec::new();
+        for (at, layer) in stack.0.iter().enumerate() {
+            stopping::check(self.images.cancel)?;
+            let came = self.pulled_blob(layer)?;
+            let is_plain =
+                |blob: &Descriptor| Compression::of_layer(&blob.media_type) == Some(Compression::None);
+            let form = LayerForm { force: came.as_ref().is_some_and(is_plain), ..LayerForm::default() };
+            layers.push(Spelling::Oci.layer(self.blob(&stack, at, form, None)?.1));
+        }
+        let config = self.store.content.read(&image.config_digest, DOCUMENT_BYTES_MAX)?;
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(MediaType::OciManifest),
+            artifact_type: None,
+            config: Descriptor::of(MediaType::OciConfig, &config),
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let manifest_bytes = serde_json::to_vec(&manifest).unwrap_or_default();
+        self.store.content.put(&manifest_bytes)?;
+        let diff_ids = image.config.rootfs.diff_ids.clone();
+        Ok(Documents { manifest, manifest_bytes, diff_ids, annotations: BTreeMap::new() })
+    }
+
     /// Pushes blobs, configs, the manifests that an index lists and, last of all, what the name stands for.
     /// Gives its digest.
     pub fn push(
@@ -351,33 +381,37 @@ impl Exporter<'_> {
 
     /// Pushes what the store has under a name: its manifests and its index as they are, where it has them.
     pub fn push_named(&self, named: &NamedImages, to: &Reference) -> Result<Digest, WorkerError> {
-        let mut documents = Vec::new();
-        for (_, image) in &named.images {
-            documents.push(self.documents_of(image, to)?);
-        }
-        let release = match named.row.index() {
-            Some((digest, media_type)) => {
-                let index = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?;
-                let descriptor = Box::new(Descriptor::of(media_type.clone(), &index));
-                Release::Several { images: documents, index, descriptor }
-            }
-            None => match documents.pop() {
-                Some(only) => Release::One(Box::new(only)),
-                None => return Err(WorkerError::NoImage(named.row.name.clone())),
-            },
-        };
+        let release = self.release_of(named)?;
         let stacks: Vec<Stack> = named.images.iter().map(|(_, image)| image.stack()).collect();
         self.task(&format!("pushing {to}"), || self.push(&release, to, &mount_sources(&stacks, to)))
     }
 
-    fn documents_of(&self, image: &Image, to: &Reference) -> Result<Documents, WorkerError> {
-        let Some((media_type, bytes)) = &image.manifest else {
-            let blobs = self.blobs(&image.stack(), LayerForm::default(), Spelling::Oci, None)?;
-            return self.documents(&image.config, blobs.descriptors, Spelling::Oci, BTreeMap::new());
+    /// What the store has under a name, with all its blobs here.
+    pub fn release_of(&self, named: &NamedImages) -> Result<Release, WorkerError> {
+        let name = &named.row.name;
+        let Some((digest, media_type)) = named.row.index() else {
+            let only = named.images.first().ok_or_else(|| WorkerError::NoImage(name.clone()))?;
+            return Ok(Release::One(Box::new(self.documents_of(&only.1, name)?)));
         };
+        for (_, image) in &named.images {
+            self.images.blobs(image)?;
+        }
+        let bytes = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?;
+        let top = Descriptor::of(media_type.clone(), &bytes);
+        let name = ImageName::Registry(name.parse().map_err(|_| WorkerError::NoImage(name.clone()))?);
+        self.images.release(&Source::Image(name), top, bytes, None)
+    }
+
+    /// One image of the store, with all its blobs here.
+    pub fn release_of_image(&self, image: &Image) -> Result<Release, WorkerError> {
+        Ok(Release::One(Box::new(self.documents_of(image, &image.name.to_string())?)))
+    }
+
+    fn documents_of(&self, image: &Image, name: &str) -> Result<Documents, WorkerError> {
+        let Some((media_type, bytes)) = &image.manifest else { return self.documents_of_store(image) };
         self.images.blobs(image)?;
         let manifest: Manifest = serde_json::from_slice(bytes)
-            .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
+            .map_err(|source| WorkerError::Config { reference: name.to_owned(), source })?;
         let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
         let diff_ids = image.config.rootfs.diff_ids.clone();
         let manifest_bytes = bytes.clone();

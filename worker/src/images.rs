@@ -3,10 +3,12 @@
 
 mod resolve;
 mod stored;
+mod whole;
 
 pub(crate) use resolve::Asked;
 pub use resolve::{Aged, PullPolicy};
 pub use stored::NamedImages;
+pub(crate) use whole::Source;
 
 use crate::image_name::ImageName;
 use crate::layer::{Layer, Origin, Stack};
@@ -147,7 +149,7 @@ impl Images<'_> {
         }
         let found = match <[Descriptor; 1]>::try_from(folder.find(layout.tag.as_deref())?) {
             Ok([only]) => only,
-            Err(manifests) => choose(&ImageName::Layout(layout.clone()), platform, &manifests)?,
+            Err(manifests) => choose(layout, platform, &manifests)?,
         };
         let bytes = folder.read(&found.digest, DOCUMENT_BYTES_MAX)?;
         Ok((Descriptor { size: bytes.len() as u64, ..found }, bytes))
@@ -190,7 +192,7 @@ impl Images<'_> {
         let (descriptor, bytes, manifest) = match parsed {
             Document::Manifest(manifest) => (top.clone(), bytes.to_vec(), *manifest),
             Document::Index(index) => {
-                let chosen = choose(name, platform, &index.manifests)?;
+                let chosen = choose(&name, platform, &index.manifests)?;
                 let pinned = name.with_digest(chosen.digest);
                 let (descriptor, bytes) = self.fetched_document(&pinned, &chosen.media_type)?;
                 let manifest = self.manifest(name, &descriptor.media_type, &bytes)?;
@@ -526,13 +528,13 @@ fn own_media_type(bytes: &[u8]) -> MediaType {
 }
 
 /// Whether what an index lists is an image. Attestations are none.
-fn is_image(listed: &Descriptor) -> bool {
+pub(crate) fn is_image(listed: &Descriptor) -> bool {
     listed.media_type.is_manifest() && !listed.annotations.contains_key("vnd.docker.reference.type")
 }
 
 /// The one of several manifests that serves a platform best.
 fn choose(
-    name: &ImageName,
+    name: &dyn std::fmt::Display,
     platform: &Platform,
     manifests: &[Descriptor],
 ) -> Result<Descriptor, WorkerError> {

@@ -15,6 +15,7 @@ mod export;
 mod file_step;
 mod image_name;
 mod images;
+mod incoming;
 mod keeping;
 mod layer;
 mod layer_form;
@@ -30,6 +31,7 @@ mod report;
 mod selection;
 mod ssh_agent;
 mod store;
+mod transport;
 mod view;
 mod worker;
 
@@ -46,6 +48,7 @@ pub use error::{CopyError, WorkerError};
 pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
+pub use incoming::ArchiveFlaw;
 pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Usage, UsageItem};
 pub use kiln_registry::{Options as RegistryOptions, RegistryError};
 pub use kiln_runner::{CancelToken, ExitStatus, RunError};
@@ -59,4 +62,5 @@ pub use report::{
     BuildReport, BuildStatus, FileChange, Origin, Outcome, REPORT_SCHEMA, Reason, StepReport, Totals,
 };
 pub use ssh_agent::{AgentKey, KeyAgent, KeyError, SshAgent};
-pub use worker::{BuildRequest, BuildResult, LocalFolder, Target, Worker};
+pub use transport::{ImagePlace, ImagePlaceError};
+pub use worker::{BuildRequest, BuildResult, LocalFolder, Saved, Target, Worker};

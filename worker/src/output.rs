@@ -8,6 +8,8 @@ mod layout;
 pub(crate) mod stopping;
 mod whole;
 
+pub(crate) use archive::{IMAGE_NAME, Member, REF_NAME, archive_of};
+pub(crate) use layout::layout_of;
 pub(crate) use whole::whole;
 pub use whole::write_whole;
 

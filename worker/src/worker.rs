@@ -2,6 +2,9 @@
 
 mod building;
 mod cache_mounts;
+mod moving;
+
+pub use moving::Saved;
 
 use crate::WorkerError;
 use crate::annotation::Annotation;

@@ -1,6 +1,7 @@
 //! The arguments of the commands around images. It does not know what they lead to.
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
 pub(crate) struct ImagesArgs {
@@ -64,4 +65,71 @@ pub(crate) struct HistoryArgs {
     pub platform: Option<String>,
     /// The image
     pub name: String,
+}
+
+/// What `kiln save` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveFormat {
+    /// What `docker load` reads
+    DockerArchive,
+    /// An OCI layout in a tar
+    OciArchive,
+    /// An OCI layout in a folder
+    OciDir,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct SaveArgs {
+    /// The file, or the folder of an oci-dir [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// What is written
+    #[arg(long, value_name = "FORMAT", default_value = "docker-archive")]
+    pub format: SaveFormat,
+    /// Of an index only the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The images
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct LoadArgs {
+    /// The archive [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Of an index only the image for this platform
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// The name, for an archive of one image
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct CopyArgs {
+    /// All that an index lists, not only the image for one platform
+    #[arg(short, long, conflicts_with = "platform")]
+    pub all: bool,
+    /// Of an index only the image for this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Registries that may be spoken to without TLS
+    #[arg(long, value_name = "HOST")]
+    pub insecure_registry: Vec<String>,
+    /// Print only the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// [docker://]REF, store:NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]
+    pub source: String,
+    /// The same
+    #[arg(required = true, value_name = "DESTINATION")]
+    pub destinations: Vec<String>,
 }

@@ -14,6 +14,8 @@ mod explain;
 mod failures;
 mod fsck;
 mod image_commands;
+mod image_commands_archives;
+mod image_commands_copy;
 mod instructions;
 mod interruption;
 mod layouts;

@@ -3,7 +3,7 @@
 //! blobs came to be.
 
 use super::Output;
-use super::archive::{IMAGE_NAME, LAYOUT_FILE, REF_NAME, all_blobs, copy_verified, index_of, top_entries};
+use super::archive::{IMAGE_NAME, LAYOUT_FILE, Member, REF_NAME, all_blobs, copy_verified, index_of};
 use super::whole::whole;
 use crate::WorkerError;
 use crate::export::{Exporter, Release};
@@ -22,12 +22,21 @@ pub(super) fn layout(
     release: &Release,
     folder: &Path,
 ) -> Result<(), WorkerError> {
+    layout_of(exporter, &[Member::named(&output.names, release)], folder)
+}
+
+/// Writes images into `folder`.
+pub(crate) fn layout_of(
+    exporter: &Exporter<'_>,
+    members: &[Member<'_>],
+    folder: &Path,
+) -> Result<(), WorkerError> {
     let cancel = exporter.images.cancel;
     let blobs = folder.join("blobs").join("sha256");
     std::fs::create_dir_all(&blobs).map_err(WorkerError::io("create", folder))?;
     // Looked at before anything is written: what is no layout is left as it is.
     let there = listed(&folder.join("index.json"))?;
-    for (digest, size_bytes) in all_blobs(release) {
+    for (digest, size_bytes) in members.iter().flat_map(|member| all_blobs(member.release)) {
         let path = blobs.join(digest.hex());
         if path.metadata().is_ok_and(|there| there.is_file() && there.len() == size_bytes) {
             continue;
@@ -41,17 +50,15 @@ pub(super) fn layout(
         whole(Some(&path), cancel, |out| out.write_all(bytes).map_err(WorkerError::io("write", &path)))
     };
     file("oci-layout", LAYOUT_FILE)?;
-    let index = index_of(merged(there, entries(output, release)));
+    let new = members.iter().flat_map(|member| member.entries.iter().cloned()).map(tagged).collect();
+    let index = index_of(merged(there, new));
     file("index.json", &serde_json::to_vec(&index).unwrap_or_default())
 }
 
-/// What the index gets: a folder is asked for tags, so that what has no name gets one.
-fn entries(output: &Output, release: &Release) -> Vec<Descriptor> {
-    let mut entries = top_entries(output, release);
-    for entry in &mut entries {
-        entry.annotations.entry(REF_NAME.to_owned()).or_insert_with(|| DEFAULT_TAG.to_owned());
-    }
-    entries
+/// A folder is asked for tags, so that what has no name gets one.
+fn tagged(mut entry: Descriptor) -> Descriptor {
+    entry.annotations.entry(REF_NAME.to_owned()).or_insert_with(|| DEFAULT_TAG.to_owned());
+    entry
 }
 
 /// What the index of a folder lists; nothing if there is none.
