@@ -4,7 +4,10 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
-use crate::images::args::{CopyArgs, HistoryArgs, ImagesArgs, InspectArgs, LoadArgs, SaveArgs};
+use crate::images::args::{
+    CopyArgs, DiffArgs, ExportArgs, HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs,
+    ManifestCommand, SaveArgs, SearchArgs,
+};
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
 use std::path::PathBuf;
@@ -41,8 +44,21 @@ pub(crate) enum Command {
     Save(SaveArgs),
     /// Take the images of an archive into the store
     Load(LoadArgs),
+    /// Make a tar of a root file system an image
+    Import(ImportArgs),
+    /// Write the files of an image to a tar
+    Export(ExportArgs),
+    /// Show what tells two images apart
+    Diff(DiffArgs),
     /// Copy an image between registries, the store, folders and archives
     Copy(CopyArgs),
+    /// Make, change, show and push indexes of images
+    Manifest {
+        #[command(subcommand)]
+        what: ManifestCommand,
+    },
+    /// List the repositories of a registry, or their tags
+    Search(SearchArgs),
     /// Give an image one more name
     Tag(TagArgs),
     /// Take a name away from an image

@@ -1,10 +1,13 @@
 //! The commands on images: list, show, name, push, pull, save, load, compare, copy. It does not know builds.
 
 pub(crate) mod args;
+pub(crate) mod diff;
+pub(crate) mod files;
 mod filter;
 pub(crate) mod history;
 pub(crate) mod inspect;
 pub(crate) mod list;
+pub(crate) mod manifest;
 pub(crate) mod moving;
 mod rows;
 mod times;

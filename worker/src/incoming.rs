@@ -40,7 +40,7 @@ pub(crate) struct Incoming {
 /// What a member is.
 #[derive(Clone, Debug)]
 enum Member {
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
     Link(String),
 }
 
@@ -115,7 +115,7 @@ impl Incoming {
             self.documents.insert(path, bytes);
         } else if path.starts_with(BLOBS) || path.ends_with(".json") || path.ends_with(".tar") {
             let blob = self.blob(store, &path, tar, cancel)?;
-            self.members.insert(path, Member::Blob(blob));
+            self.members.insert(path, Member::Blob(Box::new(blob)));
         }
         Ok(())
     }

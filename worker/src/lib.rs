@@ -7,6 +7,7 @@ mod build;
 mod cache;
 mod cache_mount;
 mod cdi;
+mod difference;
 mod emulation;
 mod error;
 mod exec_step;
@@ -43,6 +44,7 @@ pub use cache::{
 };
 pub use cache_mount::{CacheMount, CacheMountError, MountsPlace, MovedMount, Taken};
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
+pub use difference::{Aspect, Difference, FileDifference, FileState, LayerDifference, SettingDifference};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
 pub use explain::Place;
@@ -63,4 +65,4 @@ pub use report::{
 };
 pub use ssh_agent::{AgentKey, KeyAgent, KeyError, SshAgent};
 pub use transport::{ImagePlace, ImagePlaceError};
-pub use worker::{BuildRequest, BuildResult, LocalFolder, Saved, Target, Worker};
+pub use worker::{BuildRequest, BuildResult, Import, LocalFolder, ManifestEdit, Saved, Target, Worker};

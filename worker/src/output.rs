@@ -9,6 +9,7 @@ pub(crate) mod stopping;
 mod whole;
 
 pub(crate) use archive::{IMAGE_NAME, Member, REF_NAME, archive_of};
+pub(crate) use files::{Part, to_tar};
 pub(crate) use layout::layout_of;
 pub(crate) use whole::whole;
 pub use whole::write_whole;
@@ -24,7 +25,6 @@ use crate::worker::{BuildRequest, BuildResult, Target};
 use archive::archive;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use files::Part;
 use finished::finished;
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Reference};
 use layout::layout;

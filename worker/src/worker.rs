@@ -2,8 +2,12 @@
 
 mod building;
 mod cache_mounts;
+mod files;
+mod indexes;
 mod moving;
 
+pub use files::Import;
+pub use indexes::ManifestEdit;
 pub use moving::Saved;
 
 use crate::WorkerError;

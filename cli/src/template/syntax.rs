@@ -76,7 +76,7 @@ pub(super) enum Base {
 #[derive(Clone, Debug, PartialEq)]
 enum End {
     All,
-    End,
+    Closed,
     Else,
     ElseIf,
     ElseWith,
@@ -162,7 +162,7 @@ impl Parser<'_> {
                 self.close()?;
                 Node::Print(printed)
             }
-            Some("end") => return self.close().map(|()| Err(End::End)),
+            Some("end") => return self.close().map(|()| Err(End::Closed)),
             Some("else") => return self.otherwise().map(Err),
             Some(word @ ("break" | "continue")) => {
                 self.close()?;
@@ -196,9 +196,9 @@ impl Parser<'_> {
         let (body, end) = body?;
         let unended = || Flaw::new(at, format!("this {{{{{word}}}}} has no {{{{end}}}}"));
         let otherwise = match end {
-            End::End => Vec::new(),
+            End::Closed => Vec::new(),
             End::Else => match self.nodes()? {
-                (nodes, End::End) => nodes,
+                (nodes, End::Closed) => nodes,
                 (_, End::All) => return Err(unended()),
                 _ => return Err(Flaw::new(self.place(), "{{end}} is expected behind the last {{else}}")),
             },

@@ -16,6 +16,8 @@ mod fsck;
 mod image_commands;
 mod image_commands_archives;
 mod image_commands_copy;
+mod image_commands_files;
+mod image_commands_manifest;
 mod instructions;
 mod interruption;
 mod layouts;

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
 /// The files of one image.
-pub(super) struct Part {
+pub(crate) struct Part {
     /// What they are for.
     pub platform: String,
     pub stack: Stack,
@@ -26,7 +26,7 @@ pub(super) struct Part {
 }
 
 /// Writes the files to a tar.
-pub(super) fn to_tar(
+pub(crate) fn to_tar(
     exporter: &Exporter<'_>,
     parts: &[Part],
     dest: Option<&Path>,

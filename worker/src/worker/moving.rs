@@ -33,9 +33,9 @@ pub enum Saved {
 }
 
 /// An image on its way.
-struct Parcel {
-    release: Release,
-    source: Source,
+pub(super) struct Parcel {
+    pub release: Release,
+    pub source: Source,
 }
 
 impl Worker {
@@ -211,7 +211,7 @@ impl Worker {
     }
 
     /// The row of an image whose blobs are here; its layers are unpacked if they can be used here.
-    fn kept(
+    pub(super) fn kept(
         &self,
         images: &Images<'_>,
         parcel: &Parcel,
@@ -259,7 +259,10 @@ impl Worker {
     }
 
     /// Gives names, once all that they stand for survives a loss of power.
-    fn name_all(&self, rows: Vec<(Reference, ImageRow)>) -> Result<Vec<(Reference, Digest)>, WorkerError> {
+    pub(super) fn name_all(
+        &self,
+        rows: Vec<(Reference, ImageRow)>,
+    ) -> Result<Vec<(Reference, Digest)>, WorkerError> {
         stopping::check(&self.cancel)?;
         self.store.snapshots.sync()?;
         self.store.meta.mark_synced()?;
@@ -273,7 +276,7 @@ impl Worker {
 }
 
 /// What the store has under a name: all of it, or the image for a platform.
-fn release_for(
+pub(super) fn release_for(
     exporter: &Exporter<'_>,
     named: &NamedImages,
     platform: Option<&Platform>,
@@ -291,7 +294,7 @@ fn release_for(
 }
 
 /// Brings all blobs into the store, several at once.
-fn bring_all(images: &Images<'_>, parcel: &Parcel) -> Result<(), WorkerError> {
+pub(super) fn bring_all(images: &Images<'_>, parcel: &Parcel) -> Result<(), WorkerError> {
     each_blob(parcel, &|blob| images.bring(&parcel.source, blob))
 }
 
