@@ -6,7 +6,7 @@ use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
 use crate::images::args::{
     CopyArgs, DiffArgs, ExportArgs, HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs,
-    ManifestCommand, SaveArgs, SearchArgs,
+    ManifestCommand, SaveArgs, SearchArgs, VerifyArgs,
 };
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use kiln_worker::{PullPolicy, SourceModes};
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Show what tells two images apart
     Diff(DiffArgs),
+    /// Build an image once more, and show what is not as it is there
+    Verify(Box<VerifyArgs>),
     /// Copy an image between registries, the store, folders and archives
     Copy(CopyArgs),
     /// Make, change, show and push indexes of images

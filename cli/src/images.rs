@@ -11,6 +11,7 @@ pub(crate) mod manifest;
 pub(crate) mod moving;
 mod rows;
 mod times;
+pub(crate) mod verify;
 
 use crate::args::{PullArgs, PushArgs, RmiArgs, TagArgs};
 use crate::error::CommandError;

@@ -76,6 +76,7 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Import(args) => images::files::import(&open(&[])?, &args),
         Command::Export(args) => images::files::export(&open(&[])?, &args),
         Command::Diff(args) => images::diff::run(&open(&args.insecure_registry)?, &args),
+        Command::Verify(args) => images::verify::run(*args, open, &cancel),
         Command::Manifest { what } => images::manifest::run(what, open),
         Command::Search(args) => images::manifest::search(&open(&args.insecure_registry)?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),

@@ -1,5 +1,6 @@
 //! The arguments of the commands around images. It does not know what they lead to.
 
+use crate::args::BuildArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -280,4 +281,19 @@ pub(crate) struct SearchArgs {
     pub insecure_registry: Vec<String>,
     /// [REGISTRY/]TERM: what the names contain; with --list-tags the repository
     pub term: String,
+}
+
+#[derive(Debug, Parser)]
+#[command(args_override_self = true)]
+pub(crate) struct VerifyArgs {
+    /// Only files, config or layers
+    #[arg(long, value_name = "PART")]
+    pub only: Option<DiffPart>,
+    /// Times count too, and with them layers
+    #[arg(long)]
+    pub times: bool,
+    /// The image, of the store or of a registry
+    pub image: String,
+    #[command(flatten)]
+    pub build: BuildArgs,
 }

@@ -28,7 +28,7 @@ pub(crate) fn run(worker: &Worker, args: &DiffArgs) -> Result<(), CommandError> 
 }
 
 /// What is asked for of a difference.
-fn only(all: Difference, part: Option<DiffPart>) -> Difference {
+pub(super) fn only(all: Difference, part: Option<DiffPart>) -> Difference {
     let Difference { files, layers, config } = all;
     match part {
         None => Difference { files, layers, config },
@@ -38,7 +38,8 @@ fn only(all: Difference, part: Option<DiffPart>) -> Difference {
     }
 }
 
-fn as_text(shown: &Difference, part: Option<DiffPart>) -> String {
+/// A line for each thing that differs.
+pub(super) fn as_text(shown: &Difference, part: Option<DiffPart>) -> String {
     let mut out = String::new();
     for file in &shown.files {
         out.push_str(&format!("{} /{}{}\n", letter(file), path(&file.path), told(file)));

@@ -124,3 +124,19 @@ fn what_can_not_be_imported_says_why_and_gets_no_name() {
     assert_eq!(said(&context, &["images", "-q"]), "");
     assert!(!context.path("x.tar").exists());
 }
+
+#[test]
+fn verify_builds_again_and_shows_what_is_not_the_same() {
+    let context = two();
+    let folder = context.text("ctx");
+    let verify = |args: &[&str]| context.kiln([&["verify"][..], args, &["two:1", &folder]].concat()).run();
+    assert_eq!(verify(&["--no-cache"]).success().stdout_text(), "");
+    assert!(!said(&context, &["images"]).contains("kiln-verify"), "its own name is gone");
+    context.write("text", "changed");
+    let finished = verify(&[]).fails_with(1).does_not_say("ERROR");
+    assert_eq!(finished.stdout_text(), "C /d/text   size 3B -> 7B, content\n");
+    assert_eq!(verify(&["--only", "config"]).success().stdout_text(), "");
+    verify(&["--tag", "x:1"]).fails_with(2).says("leave --tag");
+    context.kiln(["verify", "none.example.invalid/x:1", &folder, "--offline"]).run().fails_with(1);
+    assert!(!said(&context, &["images"]).contains("kiln-verify"));
+}
