@@ -6,7 +6,7 @@ mod flaw;
 mod found;
 
 pub use flaw::ArchiveFlaw;
-pub(crate) use found::What;
+pub(crate) use found::{Found, What};
 
 use crate::WorkerError;
 use crate::output::stopping;

@@ -257,3 +257,38 @@ fn an_archive_without_a_name_wants_one() {
     assert_eq!(loaded, "Loaded image: given:1\n");
     assert_eq!(id(&other, "given:1"), id(&context, "app:1.0"));
 }
+
+/// As docker writes it where it has only one platform of an index.
+#[test]
+fn an_archive_without_the_layers_of_other_platforms_gives_this_machines_image() {
+    let registry = Registry::start();
+    let host = kiln_oci::Platform::host().to_string();
+    let other_layer = [kiln_tests::LayerEntry::File("only-there", 0o644, b"s390x".to_vec())];
+    let images = [
+        BaseImage::busybox().with_platform(&host),
+        BaseImage::busybox().with_layer(&other_layer).with_platform("linux/s390x"),
+    ];
+    BaseImage::push_index(&images, &registry, "multi", "1");
+    let context = TestContext::new();
+    let archive = context.path("whole.tar");
+    let to = format!("oci-archive:{}:app:1", archive.display());
+    context.kiln(["copy", "-q", "--all", &registry.reference("multi:1"), &to]).run().success();
+    let gone = kiln_oci::Digest::of(&images[1].parts().layers[1]).hex();
+    let mut members = members_of(&archive);
+    members.remove(&format!("blobs/sha256/{gone}")).expect("the layer");
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, bytes) in members.iter().filter(|(path, _)| !path.ends_with('/')) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, bytes.as_slice()).expect("a member");
+    }
+    let bytes = tar.into_inner().expect("a tar");
+    // In a store that has nothing of it.
+    let context = TestContext::new();
+    context.kiln(["load"]).stdin(bytes.clone()).run().success();
+    let shown = context.kiln(["inspect", "-f", "{{.Os}}/{{.Architecture}}", "app:1"]).run().success();
+    assert_eq!(shown.stdout_text().trim(), host);
+    let wanted = context.kiln(["load", "--platform", "linux/s390x"]).stdin(bytes).run();
+    wanted.fails_with(1).says(&gone).says("is not in it");
+}

@@ -124,13 +124,7 @@ impl Incoming {
         match &found.what {
             What::Document(top) => {
                 let bytes = images.in_store(&self.name, &top.digest)?;
-                match images.release(&source, top.clone(), bytes.clone(), platform) {
-                    // `docker save --platform` leaves out images that its index lists.
-                    Err(WorkerError::Archive { flaw: ArchiveFlaw::Missing(_), .. }) if platform.is_none() => {
-                        images.release(&source, top.clone(), bytes, Some(&Platform::host()))
-                    }
-                    release => release,
-                }
+                images.release(&source, top.clone(), bytes, platform)
             }
             What::Parts { config, layers } => self.made(images, config, layers),
         }

@@ -6,7 +6,7 @@ use crate::WorkerError;
 use crate::export::{Exporter, Release};
 use crate::image_name::ImageName;
 use crate::images::{Images, NamedImages, Source, is_image};
-use crate::incoming::{ArchiveFlaw, Incoming, What};
+use crate::incoming::{ArchiveFlaw, Found, Incoming, What};
 use crate::meta::ImageRow;
 use crate::output::{Member, archive_of, layout_of, stopping};
 use crate::progress::{Progress, ProgressSink, Transfer};
@@ -105,9 +105,13 @@ impl Worker {
             let mut rows = Vec::new();
             for one in &found {
                 let name = one.names.first().ok_or_else(|| fail(ArchiveFlaw::NoName))?;
-                let release = incoming.release(&images, one, platform)?;
-                let parcel = Parcel { release, source: Source::Archive(shown.to_owned()) };
-                bring_all(&images, &parcel)?;
+                let parcel = match brought(&images, &incoming, one, platform) {
+                    // `docker save` leaves out layers of platforms that it has not, though its index lists them.
+                    Err(WorkerError::Archive { flaw: ArchiveFlaw::Missing(_), .. }) if platform.is_none() => {
+                        brought(&images, &incoming, one, Some(&Platform::host()))?
+                    }
+                    brought => brought?,
+                };
                 let row = exporter.task(&format!("unpacking {}", name.familiar()), || {
                     self.kept(&images, &parcel, name, true)
                 })?;
@@ -291,6 +295,19 @@ pub(super) fn release_for(
             Err(WorkerError::NoPlatform { reference, platform, has })
         }
     }
+}
+
+/// An image of an archive, all of whose blobs are there.
+fn brought(
+    images: &Images<'_>,
+    incoming: &Incoming,
+    found: &Found,
+    platform: Option<&Platform>,
+) -> Result<Parcel, WorkerError> {
+    let release = incoming.release(images, found, platform)?;
+    let parcel = Parcel { release, source: Source::Archive(incoming.name.clone()) };
+    bring_all(images, &parcel)?;
+    Ok(parcel)
 }
 
 /// Brings all blobs into the store, several at once.
