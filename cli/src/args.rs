@@ -4,6 +4,10 @@ use crate::cache_mount::CacheMountCommand;
 use crate::check::CheckFormat;
 use crate::debug::args::DebugCommand;
 use crate::error::CommandError;
+use crate::images::args::{
+    CopyArgs, DiffArgs, ExportArgs, HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs,
+    ManifestCommand, SaveArgs, SearchArgs, VerifyArgs,
+};
 use crate::login::{LoginArgs, LogoutArgs};
 use crate::patience::PatienceArgs;
 use crate::registry::RegistryCommand;
@@ -40,8 +44,31 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// List the images of the store
     Images(ImagesArgs),
-    /// Show an image of the store as JSON
+    /// Show images of the store as JSON
     Inspect(InspectArgs),
+    /// Show how an image came about, layer by layer
+    History(HistoryArgs),
+    /// Write images of the store to an archive
+    Save(SaveArgs),
+    /// Take the images of an archive into the store
+    Load(LoadArgs),
+    /// Make a tar of a root file system an image
+    Import(ImportArgs),
+    /// Write the files of an image to a tar
+    Export(ExportArgs),
+    /// Show what tells two images apart
+    Diff(DiffArgs),
+    /// Build an image once more, and show what is not as it is there
+    Verify(Box<VerifyArgs>),
+    /// Copy an image between registries, the store, folders and archives
+    Copy(CopyArgs),
+    /// Make, change, show and push indexes of images
+    Manifest {
+        #[command(subcommand)]
+        what: ManifestCommand,
+    },
+    /// List the repositories of a registry, or their tags
+    Search(SearchArgs),
     /// Give an image one more name
     Tag(TagArgs),
     /// Take a name away from an image
@@ -452,23 +479,6 @@ pub(crate) struct PullArgs {
     /// Print only the digest
     #[arg(short, long)]
     pub quiet: bool,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct ImagesArgs {
-    /// Print only the ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// table or json
-    #[arg(long, default_value = "table", value_parser = ["table", "json"])]
-    pub format: String,
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct InspectArgs {
-    /// The images
-    #[arg(required = true)]
-    pub names: Vec<String>,
 }
 
 #[derive(Debug, Parser)]

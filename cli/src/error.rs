@@ -33,6 +33,12 @@ pub(crate) enum CommandError {
     /// An image that the Dockerfile names is not to be had.
     #[error("{text}")]
     Image { text: String, registry: bool },
+    /// The store's image is not for the platform.
+    #[error("image {reference} has nothing for the platform {platform}; it has {}", has.join(", "))]
+    NoPlatform { reference: String, platform: String, has: Vec<String> },
+    /// Two images differ, and that is to be told by the exit code alone.
+    #[error("the images differ")]
+    Different,
     /// The store is damaged.
     #[error(
         "the store has {count} damaged things: kiln fsck --repair forgets them; build or pull named images again"
@@ -63,6 +69,8 @@ impl CommandError {
             | CommandError::Context(_)
             | CommandError::Dockerfile { .. } => 2,
             CommandError::Damaged { .. }
+            | CommandError::Different
+            | CommandError::NoPlatform { .. }
             | CommandError::Offline { .. }
             | CommandError::Signals(_)
             | CommandError::File { .. }
@@ -111,6 +119,7 @@ pub(crate) fn is_registry(error: &WorkerError) -> bool {
 pub(crate) fn report(error: &CommandError) {
     match error {
         CommandError::Dockerfile { text } | CommandError::Findings { text } => stderr::write(text),
+        CommandError::Different => {}
         other => stderr::say(&format!("ERROR: {other}")),
     }
 }

@@ -1,13 +1,24 @@
-//! The commands on images of the store: list, show, name, push, pull. It does not know builds.
+//! The commands on images: list, show, name, push, pull, save, load, compare, copy. It does not know builds.
 
-use crate::args::{ImagesArgs, InspectArgs, PullArgs, PushArgs, RmiArgs, TagArgs};
+pub(crate) mod args;
+pub(crate) mod diff;
+pub(crate) mod files;
+mod filter;
+pub(crate) mod history;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod manifest;
+pub(crate) mod moving;
+mod rows;
+mod times;
+pub(crate) mod verify;
+
+use crate::args::{PullArgs, PushArgs, RmiArgs, TagArgs};
 use crate::error::CommandError;
 use crate::outputs::reference;
 use crate::plain::Plain;
-use crate::stderr::say;
-use crate::table::table;
 use kiln_oci::Platform;
-use kiln_worker::{Image, NamedImages, ProgressSink, Worker, WorkerError};
+use kiln_worker::{NamedImages, ProgressSink, Worker};
 use std::io::Write;
 
 /// Writes to standard output.
@@ -31,66 +42,13 @@ pub(crate) fn push(worker: &Worker, args: &PushArgs) -> Result<(), CommandError>
 pub(crate) fn pull(worker: &Worker, args: &PullArgs) -> Result<(), CommandError> {
     let name = reference("NAME", &worker.aliased(&args.name)?)?;
     let platform = match &args.platform {
-        Some(text) => text
-            .parse()
-            .map_err(|e: kiln_oci::PlatformError| CommandError::usage("--platform", e.to_string()))?,
+        Some(text) => platform_of(text)?,
         None => Platform::host(),
     };
     let plain = Plain::new(args.quiet);
     let show = |p: kiln_worker::Progress<'_>| plain.show(p);
     let image = worker.pull(&name, &platform, &ProgressSink::new(&show))?;
     print(format!("{}\n", image.digest))
-}
-
-pub(crate) fn list(worker: &Worker, args: &ImagesArgs) -> Result<(), CommandError> {
-    let mut out = String::new();
-    let images = worker.list()?;
-    if args.quiet {
-        for NamedImages { row, .. } in images {
-            out.push_str(&format!("{}\n", row.id));
-        }
-        return print(&out);
-    }
-    if args.format == "json" {
-        for NamedImages { row, images: found, flaw } in images {
-            tell_of_flaw(&row.name, flaw.as_ref());
-            let line = serde_json::json!({"name": row.name, "id": row.id, "digest": row.manifest.as_ref().map(|m| m.0),
-                "created": created(&found), "size": worker.size_bytes(&row.diff_ids)?, "platform": platforms(&found)});
-            out.push_str(&format!("{line}\n"));
-        }
-        return print(&out);
-    }
-    let head = ["NAME", "ID", "PLATFORM", "CREATED", "SIZE"].map(str::to_owned);
-    let mut rows = vec![head];
-    for NamedImages { row, images: found, flaw } in images {
-        tell_of_flaw(&row.name, flaw.as_ref());
-        let name = familiar(&row.name);
-        let created = created(&found).unwrap_or_default();
-        let created = created.get(..19).unwrap_or(&created).replace('T', " ");
-        let id = row.id.hex()[..12].to_owned();
-        let size = human_size(worker.size_bytes(&row.diff_ids)?);
-        rows.push([name, id, platforms(&found), created, size]);
-    }
-    print(table(&rows))
-}
-
-/// Says which image can't be read; the others are listed all the same.
-fn tell_of_flaw(name: &str, flaw: Option<&WorkerError>) {
-    if let Some(flaw) = flaw {
-        let name = familiar(name);
-        say(&format!("warning: {name} can't be read: {flaw}; build or pull it again, or kiln rmi {name}"));
-    }
-}
-
-/// The platforms of what a name stands for.
-fn platforms(found: &[(Platform, Image)]) -> String {
-    let names: Vec<String> = found.iter().map(|(platform, _)| platform.to_string()).collect();
-    names.join(",")
-}
-
-/// When the last of what a name stands for was made.
-fn created(found: &[(Platform, Image)]) -> Option<String> {
-    found.iter().filter_map(|(_, image)| image.config.created.clone()).max()
 }
 
 /// A name as people write it.
@@ -111,34 +69,25 @@ pub(crate) fn human_size(bytes: u64) -> String {
     if *unit == "B" { format!("{bytes}B") } else { format!("{value:.1}{unit}") }
 }
 
-pub(crate) fn inspect(worker: &Worker, args: &InspectArgs) -> Result<(), CommandError> {
-    let mut all = Vec::new();
-    for name in &args.names {
-        let NamedImages { row, images: found, .. } = worker.find(&reference("NAME", name)?)?;
-        let same = worker.list()?.into_iter().filter(|other| other.row.id == row.id);
-        let names: Vec<String> = same.map(|other| familiar(&other.row.name)).collect();
-        let index = row.index().map(|(digest, _)| digest);
-        for (platform, image) in found {
-            let manifest = image.manifest.as_ref().map(|_| image.digest);
-            all.push(serde_json::json!({
-                "Id": image.config_digest,
-                "RepoTags": names,
-                "Digest": manifest,
-                "Index": index,
-                "Created": image.config.created,
-                "Author": image.config.author,
-                "Architecture": platform.architecture,
-                "Variant": platform.variant,
-                "Os": platform.os,
-                "Size": worker.size_bytes(&image.config.rootfs.diff_ids)?,
-                "Config": image.config.config,
-                "RootFS": {"Type": "layers", "Layers": image.config.rootfs.diff_ids},
-                "History": image.config.history,
-            }));
+/// The images for a platform, of what a name stands for; all if none is named.
+fn for_platform(named: NamedImages, platform: Option<&str>) -> Result<NamedImages, CommandError> {
+    let Some(text) = platform else { return Ok(named) };
+    let wanted = platform_of(text)?;
+    let NamedImages { row, images, flaw } = named;
+    let has = images.iter().map(|(platform, _)| platform.to_string()).collect();
+    let best = images.into_iter().filter_map(|image| Some((wanted.rank(&image.0)?, image)));
+    match best.min_by_key(|(rank, _)| *rank) {
+        Some((_, image)) => Ok(NamedImages { row, images: vec![image], flaw }),
+        None => {
+            let (reference, platform) = (familiar(&row.name), wanted.to_string());
+            Err(CommandError::NoPlatform { reference, platform, has })
         }
     }
-    let text = serde_json::to_string_pretty(&all).unwrap_or_default();
-    print(format!("{text}\n"))
+}
+
+/// Reads `--platform`.
+fn platform_of(text: &str) -> Result<Platform, CommandError> {
+    text.parse().map_err(|e: kiln_oci::PlatformError| CommandError::usage("--platform", e.to_string()))
 }
 
 pub(crate) fn tag(worker: &Worker, args: &TagArgs) -> Result<(), CommandError> {

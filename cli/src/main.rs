@@ -28,6 +28,7 @@ mod report;
 mod sizes;
 mod stderr;
 mod table;
+mod template;
 
 use crate::args::{Args, Command, LockCommand};
 use crate::error::CommandError;
@@ -76,8 +77,18 @@ fn run(args: Args) -> Result<(), CommandError> {
         Command::Build(args) => build::run(args.settled()?, open, &cancel),
         Command::Push(args) => images::push(&open(&args.insecure_registry)?, &args),
         Command::Pull(args) => images::pull(&open(&args.insecure_registry)?, &args),
-        Command::Images(args) => images::list(&open(&[])?, &args),
-        Command::Inspect(args) => images::inspect(&open(&[])?, &args),
+        Command::Images(args) => images::list::run(&open(&[])?, &args),
+        Command::Inspect(args) => images::inspect::run(&open(&[])?, &args),
+        Command::History(args) => images::history::run(&open(&[])?, &args),
+        Command::Save(args) => images::moving::save(&open(&[])?, &args),
+        Command::Load(args) => images::moving::load(&open(&[])?, &args),
+        Command::Copy(args) => images::moving::copy(&open(&args.insecure_registry)?, &args),
+        Command::Import(args) => images::files::import(&open(&[])?, &args),
+        Command::Export(args) => images::files::export(&open(&[])?, &args),
+        Command::Diff(args) => images::diff::run(&open(&args.insecure_registry)?, &args),
+        Command::Verify(args) => images::verify::run(*args, open, &cancel),
+        Command::Manifest { what } => images::manifest::run(what, open),
+        Command::Search(args) => images::manifest::search(&open(&args.insecure_registry)?, &args),
         Command::Tag(args) => images::tag(&open(&[])?, &args),
         Command::Rmi(args) => images::remove(&open(&[])?, &args),
         Command::Explain(args) => explain::run(&open(&[])?, &args),

@@ -3,6 +3,7 @@
 
 mod answer;
 mod auth;
+mod catalog;
 mod challenge;
 mod client;
 mod config;

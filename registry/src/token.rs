@@ -36,6 +36,11 @@ impl Scope {
         Scope(BTreeSet::from([format!("repository:{repository}:pull,push")]))
     }
 
+    /// To read the list of all repositories.
+    pub(crate) fn catalog() -> Scope {
+        Scope(BTreeSet::from(["registry:catalog:*".to_owned()]))
+    }
+
     /// The names of the repositories.
     fn repositories(&self) -> String {
         let names: Vec<&str> = self.0.iter().filter_map(|one| one.split(':').nth(1)).collect();

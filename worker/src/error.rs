@@ -7,6 +7,7 @@ use crate::cache::CacheError;
 use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
 use crate::emulation::ForeignProgram;
+use crate::incoming::ArchiveFlaw;
 use crate::keeping::Shortage;
 use crate::pins::PinError;
 use kiln_oci::{Digest, DocumentError, ImageFolderError, LayoutError};
@@ -147,6 +148,14 @@ pub enum WorkerError {
     /// A lock file does not allow it.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// An archive of images can't be used.
+    #[error("{archive}: {flaw}")]
+    Archive {
+        /// Which.
+        archive: String,
+        /// What is wrong with it.
+        flaw: ArchiveFlaw,
+    },
     /// A step ended with a failure.
     #[error("process \"{command}\" did not complete successfully: {}{}", ended(.status), full(.disk.as_deref()))]
     Step {

@@ -3,7 +3,8 @@
 
 use crate::WorkerError;
 use crate::at_once::at_once;
-use crate::images::{Image, Images, NamedImages, is_image};
+use crate::image_name::ImageName;
+use crate::images::{Image, Images, NamedImages, Source};
 use crate::layer::{Layer, Stack};
 use crate::layer_form::{LayerForm, Spelling};
 use crate::output::stopping::{self, Stopping};
@@ -332,17 +333,65 @@ impl Exporter<'_> {
         Ok(Documents { manifest, manifest_bytes, diff_ids, annotations: BTreeMap::new() })
     }
 
+    /// The manifest of an image of the store that has none yet, around its config as it is. Layers that came
+    /// in without compression get one.
+    fn documents_of_store(&self, image: &Image) -> Result<Documents, WorkerError> {
+        let stack = image.stack();
+        let mut layers = Vec::new();
+        for (at, layer) in stack.0.iter().enumerate() {
+            stopping::check(self.images.cancel)?;
+            let is_plain =
+                |blob: &Descriptor| Compression::of_layer(&blob.media_type) == Some(Compression::None);
+            // What a registry has is left there until it turns out to be needed.
+            let is_left = |blob: &&Descriptor| !is_plain(blob) && layer.registry_image().is_some();
+            if let Some(blob) = layer.blob.as_ref().filter(is_left) {
+                layers.push(Spelling::Oci.layer(blob.clone()));
+                continue;
+            }
+            let came = self.pulled_blob(layer)?;
+            let form = LayerForm { force: came.as_ref().is_some_and(is_plain), ..LayerForm::default() };
+            layers.push(Spelling::Oci.layer(self.blob(&stack, at, form, None)?.1));
+        }
+        let config = self.store.content.read(&image.config_digest, DOCUMENT_BYTES_MAX)?;
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(MediaType::OciManifest),
+            artifact_type: None,
+            config: Descriptor::of(MediaType::OciConfig, &config),
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let manifest_bytes = serde_json::to_vec(&manifest).unwrap_or_default();
+        self.store.content.put(&manifest_bytes)?;
+        let diff_ids = image.config.rootfs.diff_ids.clone();
+        Ok(Documents { manifest, manifest_bytes, diff_ids, annotations: BTreeMap::new() })
+    }
+
     /// Pushes blobs, configs, the manifests that an index lists and, last of all, what the name stands for.
     /// Gives its digest. Layers of the stacks that are not here are fetched only if they can't be mounted.
     pub fn push(&self, release: &Release, to: &Reference, stacks: &[Stack]) -> Result<Digest, WorkerError> {
-        let mount_from = &mount_sources(stacks, to);
         let layers = stacks.iter().flat_map(|stack| stack.0.iter());
         let layers: BTreeMap<Digest, &Arc<Layer>> =
             layers.filter_map(|layer| Some((layer.blob.as_ref()?.digest, layer))).collect();
+        let bring = |blob: &Descriptor| match layers.get(&blob.digest) {
+            Some(layer) => self.images.blob_of(layer).map(drop),
+            None => Ok(()),
+        };
+        self.push_bringing(release, to, &mount_sources(stacks, to), &bring)
+    }
+
+    /// The same with blobs that are not here brought by `bring`, if they can't be mounted from one of the repositories
+    /// `mount_from`.
+    pub fn push_bringing(
+        &self,
+        release: &Release,
+        to: &Reference,
+        mount_from: &[String],
+        bring: &(dyn Fn(&Descriptor) -> Result<(), WorkerError> + Sync),
+    ) -> Result<Digest, WorkerError> {
         let blobs: Vec<&Descriptor> = release.blobs().into_values().collect();
-        at_once(&blobs, BLOBS_AT_ONCE, |blob| {
-            self.push_blob(blob, layers.get(&blob.digest), to, mount_from)
-        })?;
+        at_once(&blobs, BLOBS_AT_ONCE, |blob| self.push_blob(blob, to, mount_from, bring))?;
         let put = |to: &Reference, descriptor: Descriptor, bytes: &[u8]| {
             self.images.may_ask(to)?;
             self.images.network(self.images.client.push_manifest(to, &descriptor.media_type, bytes))
@@ -360,17 +409,17 @@ impl Exporter<'_> {
     fn push_blob(
         &self,
         blob: &Descriptor,
-        layer: Option<&&Arc<Layer>>,
         to: &Reference,
         mount_from: &[String],
+        bring: &(dyn Fn(&Descriptor) -> Result<(), WorkerError> + Sync),
     ) -> Result<(), WorkerError> {
         let client = self.images.client;
         self.images.may_ask(to)?;
-        if let Some(layer) = layer.filter(|_| !self.store.content.has(blob)) {
+        if !self.store.content.has(blob) {
             if self.images.network(client.offer_blob(to, blob, mount_from))?.is_some() {
                 return Ok(());
             }
-            self.images.blob_of(layer)?;
+            bring(blob)?;
         }
         let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
         self.images.network(client.push_blob(to, blob, mount_from, &open))?;
@@ -379,47 +428,42 @@ impl Exporter<'_> {
 
     /// Pushes what the store has under a name: its manifests and its index as they are, where it has them.
     pub fn push_named(&self, named: &NamedImages, to: &Reference) -> Result<Digest, WorkerError> {
-        let mut documents = Vec::new();
-        for (_, image) in &named.images {
-            documents.push(self.documents_of(image, to)?);
-        }
-        let release = match named.row.index() {
-            Some((digest, media_type)) => {
-                let index = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?;
-                documents.extend(self.attestations_in(&index, to)?);
-                let descriptor = Box::new(Descriptor::of(media_type.clone(), &index));
-                Release::Several { images: documents, index, descriptor }
-            }
-            None => match documents.pop() {
-                Some(only) => Release::One(Box::new(only)),
-                None => return Err(WorkerError::NoImage(named.row.name.clone())),
-            },
-        };
+        let release = self.release_to_push(named)?;
         let stacks: Vec<Stack> = named.images.iter().map(|(_, image)| image.stack()).collect();
         self.task(&format!("pushing {to}"), || self.push(&release, to, &stacks))
     }
 
-    /// What an index of the store lists besides images.
-    fn attestations_in(&self, index: &[u8], to: &Reference) -> Result<Vec<Documents>, WorkerError> {
-        let invalid = |source| WorkerError::Config { reference: to.to_string(), source };
-        let index: Index = serde_json::from_slice(index).map_err(invalid)?;
-        let others = index.manifests.into_iter().filter(|listed| !is_image(listed));
-        let read = |listed: Descriptor| {
-            let manifest_bytes = self.store.content.read(&listed.digest, DOCUMENT_BYTES_MAX)?;
-            let manifest: Manifest = serde_json::from_slice(&manifest_bytes).map_err(invalid)?;
-            let manifest = Manifest { media_type: Some(listed.media_type), ..manifest };
-            Ok(Documents { manifest, manifest_bytes, diff_ids: Vec::new(), annotations: BTreeMap::new() })
-        };
-        others.map(read).collect()
+    /// What the store has under a name, with all its blobs here.
+    pub fn release_of(&self, named: &NamedImages) -> Result<Release, WorkerError> {
+        for (_, image) in &named.images {
+            self.images.blobs(image)?;
+        }
+        self.release_to_push(named)
     }
 
-    fn documents_of(&self, image: &Image, to: &Reference) -> Result<Documents, WorkerError> {
-        let Some((media_type, bytes)) = &image.manifest else {
-            let blobs = self.blobs_to_push(&image.stack(), LayerForm::default(), Spelling::Oci, None)?;
-            return self.documents(&image.config, blobs.descriptors, Spelling::Oci, BTreeMap::new());
+    /// The same, with layers left where they are at a registry.
+    fn release_to_push(&self, named: &NamedImages) -> Result<Release, WorkerError> {
+        let name = &named.row.name;
+        let Some((digest, media_type)) = named.row.index() else {
+            let only = named.images.first().ok_or_else(|| WorkerError::NoImage(name.clone()))?;
+            return Ok(Release::One(Box::new(self.documents_of(&only.1, name)?)));
         };
+        let bytes = self.store.content.read(&digest, DOCUMENT_BYTES_MAX)?;
+        let top = Descriptor::of(media_type.clone(), &bytes);
+        let name = ImageName::Registry(name.parse().map_err(|_| WorkerError::NoImage(name.clone()))?);
+        self.images.release(&Source::Image(name), top, bytes, None)
+    }
+
+    /// One image of the store, with all its blobs here.
+    pub fn release_of_image(&self, image: &Image) -> Result<Release, WorkerError> {
+        self.images.blobs(image)?;
+        Ok(Release::One(Box::new(self.documents_of(image, &image.name.to_string())?)))
+    }
+
+    fn documents_of(&self, image: &Image, name: &str) -> Result<Documents, WorkerError> {
+        let Some((media_type, bytes)) = &image.manifest else { return self.documents_of_store(image) };
         let manifest: Manifest = serde_json::from_slice(bytes)
-            .map_err(|source| WorkerError::Config { reference: to.to_string(), source })?;
+            .map_err(|source| WorkerError::Config { reference: name.to_owned(), source })?;
         let manifest = Manifest { media_type: Some(media_type.clone()), ..manifest };
         let diff_ids = image.config.rootfs.diff_ids.clone();
         let manifest_bytes = bytes.clone();

@@ -4,10 +4,12 @@
 mod mirrors;
 mod resolve;
 mod stored;
+mod whole;
 
 pub(crate) use resolve::Asked;
 pub use resolve::{Aged, PullPolicy};
 pub use stored::NamedImages;
+pub(crate) use whole::Source;
 
 use crate::at_once::at_once;
 use crate::image_name::ImageName;
@@ -149,7 +151,7 @@ impl Images<'_> {
         }
         let found = match <[Descriptor; 1]>::try_from(folder.find(layout.tag.as_deref())?) {
             Ok([only]) => only,
-            Err(manifests) => choose(&ImageName::Layout(layout.clone()), platform, &manifests)?,
+            Err(manifests) => choose(layout, platform, &manifests)?,
         };
         let bytes = folder.read(&found.digest, DOCUMENT_BYTES_MAX)?;
         Ok((Descriptor { size: bytes.len() as u64, ..found }, bytes))
@@ -192,7 +194,7 @@ impl Images<'_> {
         let (descriptor, bytes, manifest) = match parsed {
             Document::Manifest(manifest) => (top.clone(), bytes.to_vec(), *manifest),
             Document::Index(index) => {
-                let chosen = choose(name, platform, &index.manifests)?;
+                let chosen = choose(&name, platform, &index.manifests)?;
                 let pinned = name.with_digest(chosen.digest);
                 let (descriptor, bytes) = self.fetched_document(&pinned, &chosen.media_type)?;
                 let manifest = self.manifest(name, &descriptor.media_type, &bytes)?;
@@ -541,7 +543,7 @@ pub(crate) fn is_image(listed: &Descriptor) -> bool {
 
 /// The one of several manifests that serves a platform best.
 fn choose(
-    name: &ImageName,
+    name: &dyn std::fmt::Display,
     platform: &Platform,
     manifests: &[Descriptor],
 ) -> Result<Descriptor, WorkerError> {

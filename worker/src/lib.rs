@@ -9,6 +9,7 @@ mod build;
 mod cache;
 mod cache_mount;
 mod cdi;
+mod difference;
 mod emulation;
 mod error;
 mod exec_step;
@@ -17,6 +18,7 @@ mod export;
 mod file_step;
 mod image_name;
 mod images;
+mod incoming;
 mod keeping;
 mod layer;
 mod layer_form;
@@ -34,6 +36,7 @@ mod report;
 mod selection;
 mod ssh_agent;
 mod store;
+mod transport;
 mod view;
 mod worker;
 
@@ -46,11 +49,13 @@ pub use cache::{
 };
 pub use cache_mount::{CacheMount, CacheMountError, MountsPlace, MovedMount, Taken};
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
+pub use difference::{Aspect, Difference, FileDifference, FileState, LayerDifference, SettingDifference};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
 pub use explain::Place;
 pub use image_name::{ImageName, ImageNameError};
 pub use images::{Aged, Image, NamedImages, PullPolicy};
+pub use incoming::ArchiveFlaw;
 pub use keeping::{Damage, Filter, Kind, Pruning, Removed, Shortage, Usage, UsageItem};
 pub use kiln_registry::{
     Examination, Examined, FileLine, LoggedIn, LoggedOut, Options as RegistryOptions, Patience,
@@ -69,4 +74,7 @@ pub use report::{
     BuildReport, BuildStatus, FileChange, Origin, Outcome, REPORT_SCHEMA, Reason, StepReport, Totals,
 };
 pub use ssh_agent::{AgentKey, KeyAgent, KeyError, SshAgent};
-pub use worker::{Access, BuildRequest, BuildResult, LocalFolder, Target, Worker};
+pub use transport::{ImagePlace, ImagePlaceError};
+pub use worker::{
+    Access, BuildRequest, BuildResult, Import, LocalFolder, ManifestEdit, Saved, Target, Worker,
+};

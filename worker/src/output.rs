@@ -8,6 +8,9 @@ mod layout;
 pub(crate) mod stopping;
 mod whole;
 
+pub(crate) use archive::{IMAGE_NAME, Member, REF_NAME, archive_of};
+pub(crate) use files::{Part, to_tar};
+pub(crate) use layout::layout_of;
 pub(crate) use whole::whole;
 pub use whole::{change_whole, write_whole};
 
@@ -23,7 +26,6 @@ use crate::worker::{BuildRequest, BuildResult, Target};
 use archive::archive;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use files::Part;
 use finished::finished;
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Reference};
 use layout::layout;

@@ -2,8 +2,14 @@
 
 mod building;
 mod cache_mounts;
+mod files;
+mod indexes;
+mod moving;
 mod sources;
 
+pub use files::Import;
+pub use indexes::ManifestEdit;
+pub use moving::Saved;
 pub use sources::Access;
 
 use crate::WorkerError;

@@ -16,8 +16,34 @@ use std::path::Path;
 /// What the file `oci-layout` says.
 pub(super) const LAYOUT_FILE: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The annotation with a name as it is, and the one with its tag.
-pub(super) const IMAGE_NAME: &str = "io.containerd.image.name";
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// An image, or an index, in an archive or folder.
+pub(crate) struct Member<'r> {
+    /// What `index.json` lists of it.
+    pub entries: Vec<Descriptor>,
+    /// What `docker load` calls it.
+    pub names: Vec<Reference>,
+    /// It, with all its blobs in the store.
+    pub release: &'r Release,
+    /// What refers to it and goes with it.
+    pub referrers: &'r [Documents],
+}
+
+impl<'r> Member<'r> {
+    /// Under its names; without one if there are none.
+    pub fn named(names: &[Reference], release: &'r Release) -> Member<'r> {
+        Member { entries: top_entries(names, release), names: names.to_vec(), release, referrers: &[] }
+    }
+
+    /// Under a tag alone, which has to be in no form.
+    pub fn tagged(tag: &str, release: &'r Release) -> Member<'r> {
+        let mut entry = release.top().0;
+        entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+        Member { entries: vec![entry], names: Vec::new(), release, referrers: &[] }
+    }
+}
 
 /// Writes the result to `dest`; for `docker` with what that looks for.
 pub(super) fn archive(
@@ -27,27 +53,43 @@ pub(super) fn archive(
     dest: Option<&Path>,
     docker: bool,
 ) -> Result<(), WorkerError> {
-    let mut entries = top_entries(output, release);
-    entries.extend(referrers.iter().map(listed));
+    archive_of(exporter, &[Member { referrers, ..Member::named(&output.names, release) }], dest, docker)
+}
+
+/// Writes images to one archive. What several of them have is in it once.
+pub(crate) fn archive_of(
+    exporter: &Exporter<'_>,
+    members: &[Member<'_>],
+    dest: Option<&Path>,
+    docker: bool,
+) -> Result<(), WorkerError> {
+    let mut entries: Vec<Descriptor> =
+        members.iter().flat_map(|member| member.entries.iter().cloned()).collect();
+    entries.extend(members.iter().flat_map(|member| member.referrers).map(listed));
     let index = serde_json::to_vec(&index_of(entries)).unwrap_or_default();
+    let blobs: BTreeMap<Digest, u64> =
+        members.iter().flat_map(|member| all_blobs(member.release, member.referrers)).collect();
     whole(dest, exporter.images.cancel, |out| {
         let mut tar = Tar(LayerWriter::new(out));
         tar.folder("blobs")?;
         tar.folder("blobs/sha256")?;
-        for (digest, size_bytes) in all_blobs(release, referrers) {
-            tar.blob(exporter, &digest, size_bytes)?;
+        for (digest, size_bytes) in &blobs {
+            tar.blob(exporter, digest, *size_bytes)?;
         }
         tar.file("index.json", &index)?;
         if docker {
-            tar.file("manifest.json", &docker_manifest(output, release.images()))?;
+            tar.file("manifest.json", &docker_manifest(members))?;
         }
         tar.file("oci-layout", LAYOUT_FILE)?;
+        if docker && let Some(repositories) = repositories(members) {
+            tar.file("repositories", &repositories)?;
+        }
         tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
     })
 }
 
 /// What `index.json` lists: what the result's names stand for, once for each; without a name if it has none.
-pub(super) fn top_entries(output: &Output, release: &Release) -> Vec<Descriptor> {
+fn top_entries(names: &[Reference], release: &Release) -> Vec<Descriptor> {
     let (top, _) = release.top();
     let named = |name: &Reference| {
         let mut descriptor = top.clone();
@@ -56,7 +98,7 @@ pub(super) fn top_entries(output: &Output, release: &Release) -> Vec<Descriptor>
         descriptor.annotations.insert(REF_NAME.to_owned(), tag);
         descriptor
     };
-    let entries: Vec<Descriptor> = output.names.iter().map(named).collect();
+    let entries: Vec<Descriptor> = names.iter().map(named).collect();
     if entries.is_empty() { vec![top] } else { entries }
 }
 
@@ -92,14 +134,31 @@ pub(super) fn copy_verified(
 }
 
 /// What `docker load` looks for.
-fn docker_manifest(output: &Output, images: &[Documents]) -> Vec<u8> {
+fn docker_manifest(members: &[Member<'_>]) -> Vec<u8> {
     let path = |d: &Descriptor| format!("blobs/sha256/{}", d.digest.hex());
-    let names: Vec<String> = output.names.iter().map(Reference::familiar).collect();
-    let image = |Documents { manifest, .. }: &Documents| {
+    let image = |member: &Member<'_>, Documents { manifest, .. }: &Documents| {
         let layers: Vec<String> = manifest.layers.iter().map(path).collect();
+        let names: Vec<String> = member.names.iter().map(Reference::familiar).collect();
         serde_json::json!({"Config": path(&manifest.config), "RepoTags": names, "Layers": layers})
     };
-    serde_json::Value::from(images.iter().map(image).collect::<Vec<_>>()).to_string().into_bytes()
+    let all =
+        members.iter().flat_map(|member| member.release.images().iter().map(move |one| image(member, one)));
+    serde_json::Value::from(all.collect::<Vec<_>>()).to_string().into_bytes()
+}
+
+/// What dockers of old look for: each name and its topmost layer. None without a name.
+fn repositories(members: &[Member<'_>]) -> Option<Vec<u8>> {
+    let mut all: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for member in members {
+        let top = member.release.images().first().and_then(|image| image.manifest.layers.last());
+        for name in &member.names {
+            let (Some(tag), Some(top)) = (name.tag(), top) else { continue };
+            let familiar = name.familiar();
+            let repository = familiar.strip_suffix(&format!(":{tag}")).unwrap_or(&familiar);
+            all.entry(repository.to_owned()).or_default().insert(tag.to_owned(), top.digest.hex());
+        }
+    }
+    (!all.is_empty()).then(|| serde_json::json!(all).to_string().into_bytes())
 }
 
 struct Tar<W: Write>(LayerWriter<W>);

@@ -18,7 +18,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 const STATEMENT_MODE: u32 = 0o600;
 
 /// The files of one image.
-pub(super) struct Part {
+pub(crate) struct Part {
     /// What they are for.
     pub platform: String,
     pub stack: Stack,
@@ -31,7 +31,7 @@ pub(super) struct Part {
 }
 
 /// Writes the files to a tar.
-pub(super) fn to_tar(
+pub(crate) fn to_tar(
     exporter: &Exporter<'_>,
     parts: &[Part],
     dest: Option<&Path>,

@@ -3,7 +3,7 @@
 //! blobs came to be.
 
 use super::Output;
-use super::archive::{IMAGE_NAME, LAYOUT_FILE, REF_NAME, all_blobs, copy_verified, index_of, top_entries};
+use super::archive::{IMAGE_NAME, LAYOUT_FILE, Member, REF_NAME, all_blobs, copy_verified, index_of};
 use super::whole::whole;
 use crate::WorkerError;
 use crate::attest;
@@ -23,12 +23,22 @@ pub(super) fn layout(
     (release, referrers): (&Release, &[Documents]),
     folder: &Path,
 ) -> Result<(), WorkerError> {
+    layout_of(exporter, &[Member { referrers, ..Member::named(&output.names, release) }], folder)
+}
+
+/// Writes images into `folder`.
+pub(crate) fn layout_of(
+    exporter: &Exporter<'_>,
+    members: &[Member<'_>],
+    folder: &Path,
+) -> Result<(), WorkerError> {
     let cancel = exporter.images.cancel;
     let blobs = folder.join("blobs").join("sha256");
     std::fs::create_dir_all(&blobs).map_err(WorkerError::io("create", folder))?;
     // Looked at before anything is written: what is no layout is left as it is.
     let there = listed(&folder.join("index.json"))?;
-    for (digest, size_bytes) in all_blobs(release, referrers) {
+    for (digest, size_bytes) in members.iter().flat_map(|member| all_blobs(member.release, member.referrers))
+    {
         let path = blobs.join(digest.hex());
         if path.metadata().is_ok_and(|there| there.is_file() && there.len() == size_bytes) {
             continue;
@@ -44,21 +54,20 @@ pub(super) fn layout(
     file("oci-layout", LAYOUT_FILE)?;
     // What refers to an image has no name, and is not in the way of anything.
     let mut there = there;
-    let artifacts: Vec<Descriptor> = referrers.iter().map(attest::listed).collect();
+    let artifacts: Vec<Descriptor> =
+        members.iter().flat_map(|member| member.referrers).map(attest::listed).collect();
     there.retain(|old| artifacts.iter().all(|artifact| artifact.digest != old.digest));
-    let mut all = merged(there, entries(output, release));
+    let new = members.iter().flat_map(|member| member.entries.iter().cloned()).map(tagged).collect();
+    let mut all = merged(there, new);
     all.extend(artifacts);
     let index = index_of(all);
     file("index.json", &serde_json::to_vec(&index).unwrap_or_default())
 }
 
-/// What the index gets: a folder is asked for tags, so that what has no name gets one.
-fn entries(output: &Output, release: &Release) -> Vec<Descriptor> {
-    let mut entries = top_entries(output, release);
-    for entry in &mut entries {
-        entry.annotations.entry(REF_NAME.to_owned()).or_insert_with(|| DEFAULT_TAG.to_owned());
-    }
-    entries
+/// A folder is asked for tags, so that what has no name gets one.
+fn tagged(mut entry: Descriptor) -> Descriptor {
+    entry.annotations.entry(REF_NAME.to_owned()).or_insert_with(|| DEFAULT_TAG.to_owned());
+    entry
 }
 
 /// What the index of a folder lists; nothing if there is none.
