@@ -58,6 +58,27 @@ impl Earlier {
         Some(&self.index.entries[at].1)
     }
 
+    /// Whether all files of the layer still are what its index says, as far as can be told without reading them. It is
+    /// to be asked before [`Snapshotter::commit_reusing`], which looks at no file again; while things are copied
+    /// there is time for it.
+    pub fn is_intact(&self) -> bool {
+        let files = self.index.entries.iter().filter(|(_, entry)| is_alone(entry));
+        let mut folders: Vec<(&[u8], Vec<Named<'_>>)> = Vec::new();
+        for (path, entry) in files {
+            let (folder, name) = split(path);
+            match folders.last_mut() {
+                Some((last, names)) if *last == folder => names.push((name, entry)),
+                _ => folders.push((folder, vec![(name, entry)])),
+            }
+        }
+        folders.iter().all(|(folder, names)| {
+            let Ok(dir) = open_folder(self.fs.as_fd(), folder) else { return false };
+            let is_intact =
+                |(name, entry): &Named<'_>| node::stat_at(&dir, name).is_ok_and(|s| is_as_it_was(entry, &s));
+            names.iter().all(is_intact)
+        })
+    }
+
     fn position(&self, path: &[u8]) -> Option<usize> {
         let next = self.last.load(Ordering::Relaxed) + 1;
         let near = next..self.index.entries.len().min(next + 2);
@@ -67,14 +88,12 @@ impl Earlier {
         Some(at)
     }
 
-    /// Gives all that was taken over its name beneath `root` too, and sees that it is what the index says. The
-    /// folders must be there.
+    /// Gives all that was taken over its name beneath `root` too. The folders must be there.
     pub(crate) fn link_into(&self, root: BorrowedFd<'_>) -> Result<(), SnapshotError> {
         let mut folders: Vec<(&[u8], Vec<Named<'_>>)> = Vec::new();
         let taken = self.index.entries.iter().zip(&self.taken).filter(|(_, t)| t.load(Ordering::Relaxed));
         for ((path, entry), _) in taken {
-            let slash = path.iter().rposition(|byte| *byte == b'/');
-            let (folder, name) = slash.map_or((&[][..], &path[..]), |at| (&path[..at], &path[at + 1..]));
+            let (folder, name) = split(path);
             match folders.last_mut() {
                 Some((last, names)) if *last == folder => names.push((name, entry)),
                 _ => folders.push((folder, vec![(name, entry)])),
@@ -104,7 +123,7 @@ impl Earlier {
     ) -> rustix::io::Result<()> {
         let (from, to) = (open_folder(self.fs.as_fd(), folder)?, open_folder(root, folder)?);
         let before = Metadata::of(&fs::fstat(&to)?).mtime;
-        for (name, entry) in names {
+        for (name, _) in names {
             match fs::linkat(&from, name, &to, name, AtFlags::empty()) {
                 // What the copy put away may have left a whiteout.
                 Err(Errno::EXIST) => {
@@ -113,9 +132,6 @@ impl Earlier {
                 }
                 linked => linked?,
             }
-            if !is_as_it_was(entry, &node::stat_at(&to, name)?) {
-                return Err(Errno::STALE);
-            }
         }
         node::set_mtime(&to, before)
     }
@@ -123,6 +139,17 @@ impl Earlier {
 
 /// A name in a folder, and what the index says of it.
 type Named<'a> = (&'a [u8], &'a Entry);
+
+/// A file with one name: others are never taken over.
+fn is_alone(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::File { link: None, .. })
+}
+
+/// The folder of a path, and its name there.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    slash.map_or((&[], path), |at| (&path[..at], &path[at + 1..]))
+}
 
 /// Whether a file still is what its index says, as far as can be told without reading it.
 fn is_as_it_was(entry: &Entry, stat: &Stat) -> bool {

@@ -86,6 +86,36 @@ fn act(
     own: &CacheKey,
     earlier: Option<&Earlier>,
 ) -> Result<Acted, WorkerError> {
+    // The copy leaves a core for this.
+    let works = std::thread::scope(|scope| {
+        let looking = earlier.map(|earlier| scope.spawn(|| earlier.is_intact()));
+        let works = works(build, vertex, file, earlier);
+        match looking.map_or(Ok(true), |thread| thread.join()) {
+            Ok(true) => works,
+            Ok(false) => Err(SnapshotError::NotReused("the earlier layer".to_owned()).into()),
+            Err(_) => Err(WorkerError::Panicked),
+        }
+    })?;
+    // Nothing is read of the folders any more: they are looked at again while the layers are made.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let looking = thread.spawn_scoped(scope, || build.is_unchanged(vertex));
+        let added = commit(build, file, own, earlier, works);
+        let unchanged = match looking {
+            Ok(thread) => thread.join().unwrap_or(Err(WorkerError::Panicked)),
+            Err(_) => build.is_unchanged(vertex),
+        };
+        Ok((added?, unchanged?))
+    })
+}
+
+/// Does the actions, each on a file system of its own or on that of an earlier one.
+fn works(
+    build: &Build<'_>,
+    vertex: VertexId,
+    file: &FileOp,
+    earlier: Option<&Earlier>,
+) -> Result<Vec<Option<Work>>, WorkerError> {
     let mut works: Vec<Option<Work>> = Vec::new();
     for (at, action) in file.actions.iter().enumerate() {
         // An action that goes on where an earlier one ended takes its file system over.
@@ -110,17 +140,7 @@ fn act(
         perform(&place, action.secondary_input, made, &action.kind)?;
         works.push(Some(work));
     }
-    // Nothing is read of the folders any more: they are looked at again while the layers are made.
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        let looking = thread.spawn_scoped(scope, || build.is_unchanged(vertex));
-        let added = commit(build, file, own, earlier, works);
-        let unchanged = match looking {
-            Ok(thread) => thread.join().unwrap_or(Err(WorkerError::Panicked)),
-            Err(_) => build.is_unchanged(vertex),
-        };
-        Ok((added?, unchanged?))
-    })
+    Ok(works)
 }
 
 /// Makes layers of what the actions did, and gives those of each output.
