@@ -128,7 +128,7 @@ pub(crate) struct CopyArgs {
     /// Print only the digest
     #[arg(short, long)]
     pub quiet: bool,
-    /// [docker://]REF, store:NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:NAME]
+    /// REF or docker://REF, store:NAME, oci:DIR:TAG, oci-archive:FILE:TAG or docker-archive:FILE:NAME, the last part as needed
     pub source: String,
     /// The same
     #[arg(required = true, value_name = "DESTINATION")]
