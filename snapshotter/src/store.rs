@@ -99,6 +99,18 @@ impl Committed {
     }
 }
 
+/// Asks ext4 to treat each folder in `dir` as the top of a hierarchy: it then puts each into a part of the disk
+/// with few folders, not all beside each other. Making files beside those that were deleted a moment ago is slow:
+/// it looks at each of their inodes anew for every file, as none may be used again so soon. File systems that
+/// don't know the mark do without.
+fn spread(dir: &OwnedFd) {
+    if let Ok(flags) = fs::ioctl_getflags(dir)
+        && !flags.contains(fs::IFlags::TOPDIR)
+    {
+        let _ = fs::ioctl_setflags(dir, flags | fs::IFlags::TOPDIR);
+    }
+}
+
 impl Snapshotter {
     /// Opens the folder `root`, which is made if need be and which only its owner may enter.
     pub fn open(root: &Path) -> Result<Snapshotter, SnapshotError> {
@@ -108,6 +120,7 @@ impl Snapshotter {
         let dir = fs::open(root, flags, Mode::empty()).map_err(cannot("open", shown))?;
         node::set_mode(&dir, 0o700).map_err(cannot("close to others", shown))?;
         let path = std::fs::canonicalize(root).map_err(cannot("find", shown))?;
+        spread(&dir);
         for name in ["empty", "empty/a", "empty/b"] {
             match fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => set_open_mode(&dir, name.as_bytes()).map_err(cannot("make", name.as_bytes()))?,

@@ -17,6 +17,17 @@ fn only_its_owner_enters_the_store() {
 }
 
 #[test]
+fn snapshots_are_spread_over_the_disk_where_the_file_system_can() {
+    let bench = Bench::new();
+    let plain = tempfile::tempdir_in(&bench.store.path).unwrap();
+    let plain = std::fs::File::open(plain.path()).unwrap();
+    let knows = fs::ioctl_getflags(&plain)
+        .is_ok_and(|flags| fs::ioctl_setflags(&plain, flags | fs::IFlags::TOPDIR).is_ok());
+    let has = fs::ioctl_getflags(&bench.store.dir).is_ok_and(|flags| flags.contains(fs::IFlags::TOPDIR));
+    assert_eq!(has, knows);
+}
+
+#[test]
 fn a_dropped_snapshot_leaves_nothing() {
     let bench = Bench::new();
     let active = bench.store.prepare().unwrap();
