@@ -18,6 +18,7 @@
 //! packed   content, pieces                                          what files of these became when packed
 //! fetched  address, etag, modified, digest, name, layer             what the web gave
 //! resolved name, answer, asked_s                                    what a tag or branch stood for
+//! block    key, blob, begins, bytes, crc                            where a compressed piece of a layer is
 //! ```
 //! A layer that was not synced to disk yet carries the id of the machine's boot: after another boot, which
 //! may have lost its files, it is as if it were not there.
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+mod blocks;
 mod cache_mounts;
 mod files;
 mod images;
@@ -69,9 +71,10 @@ CREATE TABLE IF NOT EXISTS fetched (address TEXT PRIMARY KEY, etag TEXT, modifie
 ";
 
 /// What each version of the metadata adds to the one before; the last is the one that this kiln reads.
-const VERSIONS: [&[&str]; 2] = [
+const VERSIONS: [&[&str]; 3] = [
     &[FIRST],
     &[layers::SECOND, records::SECOND, steps::SECOND, cache_mounts::SECOND, resolved::SECOND, usage::SECOND],
+    &[blocks::THIRD],
 ];
 
 /// The metadata of a store.
@@ -133,7 +136,7 @@ fn upgrade(connection: &mut Connection, path: &Path) -> Result<(), WorkerError> 
     match upgraded.map_err(fail)? {
         found if found > known => {
             let root = path.parent().unwrap_or(path).to_owned();
-            Err(WorkerError::StoreVersion { root, found: found.to_string(), known: "2" })
+            Err(WorkerError::StoreVersion { root, found: found.to_string(), known: "3" })
         }
         _ => Ok(()),
     }

@@ -19,7 +19,9 @@
 use crate::WorkerError;
 use crate::lease::Leases;
 use crate::meta::Meta;
+use blocks::KnownBlocks;
 use kiln_runner::CancelToken;
+use kiln_snapshotter::compress::Blocks;
 use kiln_snapshotter::{SnapshotError, Snapshotter, Tree};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -31,6 +33,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
+mod blocks;
 mod content;
 
 pub(crate) use content::Content;
@@ -51,9 +54,9 @@ const NOTED_WITHIN: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub(crate) struct Store {
     pub root: PathBuf,
-    pub content: Content,
+    pub content: Arc<Content>,
     pub snapshots: Snapshotter,
-    pub meta: Meta,
+    pub meta: Arc<Meta>,
     pub leases: Arc<Leases>,
     /// How often room was made on a full disk.
     pub rounds: Mutex<u64>,
@@ -118,13 +121,18 @@ impl Store {
         }
         let leases = Arc::new(Leases::open(root)?);
         Ok(Store {
-            content: Content::open(&root.join("content"), &leases)?,
+            content: Arc::new(Content::open(&root.join("content"), &leases)?),
             snapshots: Snapshotter::open(&root.join("snapshots"))?,
-            meta: Meta::open_leasing(&root.join("meta.db"), &leases)?,
+            meta: Arc::new(Meta::open_leasing(&root.join("meta.db"), &leases)?),
             leases,
             rounds: Mutex::default(),
             root: root.to_owned(),
         })
+    }
+
+    /// The blocks of compressed layers that are here.
+    pub fn blocks(&self) -> Arc<dyn Blocks> {
+        Arc::new(KnownBlocks { content: self.content.clone(), meta: self.meta.clone() })
     }
 
     /// To be held by all that makes snapshots. What a dead holder leaves of it tells that there is

@@ -1,8 +1,10 @@
 //! One face for all compressions that a layer is written in. It does not know what it compresses.
 
 use super::Compression;
+use super::blocks::{Blocks, PackedBlock};
 use super::gzip::GzipWriter;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 /// The level that is used when none is asked for.
@@ -26,13 +28,23 @@ enum Kind<W: Write> {
 impl<W: Write> Encoder<W> {
     /// Compresses to `inner`; `level` is the compression's own default if `None`.
     pub fn new(inner: W, compression: Compression, level: Option<i32>) -> io::Result<Encoder<W>> {
+        Encoder::reusing(inner, compression, level, None)
+    }
+
+    /// The same, and takes blocks that were compressed before from `known`: only gzip has any.
+    pub fn reusing(
+        inner: W,
+        compression: Compression,
+        level: Option<i32>,
+        known: Option<Arc<dyn Blocks>>,
+    ) -> io::Result<Encoder<W>> {
         let level = level.unwrap_or(compression.default_level());
         let unsupported = |text| io::Error::new(io::ErrorKind::Unsupported, text);
         Ok(Encoder(match compression {
             Compression::None => Kind::None(inner),
             Compression::Gzip => {
                 let level = u32::try_from(level).map_err(|_| unsupported("gzip has levels 0 to 9"))?;
-                Kind::Gzip(Box::new(GzipWriter::new(inner, level)?))
+                Kind::Gzip(Box::new(GzipWriter::new(inner, level, known)?))
             }
             Compression::Zstd if !(1..=22).contains(&level) => {
                 return Err(unsupported("zstd has levels 1 to 22"));
@@ -49,10 +61,15 @@ impl<W: Write> Encoder<W> {
 
     /// Compresses the rest and gives back the writer below, not flushed.
     pub fn finish(self) -> io::Result<W> {
+        self.finish_telling().map(|(inner, _)| inner)
+    }
+
+    /// The same, and where in what was written the blocks are that can be taken another time.
+    pub fn finish_telling(self) -> io::Result<(W, Vec<PackedBlock>)> {
         match self.0 {
-            Kind::None(inner) => Ok(inner),
+            Kind::None(inner) => Ok((inner, Vec::new())),
             Kind::Gzip(gzip) => gzip.finish(),
-            Kind::Zstd(zstd) => zstd.finish(),
+            Kind::Zstd(zstd) => Ok((zstd.finish()?, Vec::new())),
         }
     }
 }

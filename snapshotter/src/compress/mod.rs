@@ -1,10 +1,12 @@
 //! Compression of layers, both ways, as streams whose bytes depend on neither threads nor processor.
 //! It does not know tar, digests or stores.
 
+mod blocks;
 mod encode;
 mod gunzip;
 mod gzip;
 
+pub use blocks::{Blocks, PackedBlock};
 pub use encode::Encoder;
 pub use gzip::GzipWriter;
 

@@ -127,6 +127,8 @@ impl Meta {
                 "DELETE FROM blob WHERE digest = ?1
                 AND NOT EXISTS (SELECT 1 FROM origin o WHERE o.diff_id = blob.diff_id AND form = 'pulled')",
             )?;
+            blobs.iter().try_for_each(|digest| sql.execute([digest.to_string()]).map(drop))?;
+            let mut sql = c.prepare_cached("DELETE FROM block WHERE blob = ?1")?;
             blobs.iter().try_for_each(|digest| sql.execute([digest.to_string()]).map(drop))
         })
     }
@@ -168,7 +170,10 @@ impl Meta {
         })
     }
 
-    fn written(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<(), WorkerError> {
+    pub(super) fn written(
+        &self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), WorkerError> {
         let mut connection = self.lock();
         let result = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(|all| {
             write(&all)?;
