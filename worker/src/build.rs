@@ -11,13 +11,14 @@ mod sharing;
 mod step;
 
 use crate::attest::Fetched;
-use crate::cache::{Exports, Imports};
+use crate::cache::{Exports, Imports, on_the_way};
 use crate::cdi::{Device, Granted};
 use crate::explain::Journal;
 use crate::images::{Image, Images};
 use crate::layer::Stack;
 use crate::local::LocalSource;
 use crate::memo::Memo;
+use crate::output::Ahead;
 use crate::pins::Pins;
 use crate::progress::{Progress, ProgressSink};
 use crate::reads::Reads;
@@ -59,6 +60,8 @@ pub(crate) struct Build<'a> {
     /// The shared caches that it reads, and those that it writes.
     pub imports: &'a Imports,
     pub exports: &'a Exports,
+    /// What is done for the outputs while steps still run.
+    pub ahead: Ahead,
     /// What the sources from the network are held to.
     pub pins: Arc<Pins>,
     /// What is noted of the steps, to tell of them at the end.
@@ -124,6 +127,7 @@ impl<'a> Build<'a> {
             cancel,
             imports,
             exports,
+            ahead: Ahead::of(request, on_the_way(&request.definition, &edges_of(request))),
             pins: Arc::default(),
             journal: Arc::default(),
             known_images,
@@ -563,6 +567,11 @@ impl<'a> Build<'a> {
             error: Box::new(error),
         }
     }
+}
+
+/// The results that a request asks for.
+pub(crate) fn edges_of(request: &BuildRequest) -> Vec<Edge> {
+    request.targets.iter().filter_map(|target| target.edge).collect()
 }
 
 /// What a folder is called in the memo: where it is does not count, only which it is.

@@ -15,9 +15,9 @@ use kiln_oci::{
     MediaType, Platform, Reference,
 };
 use kiln_snapshotter::compress::{Compression, Encoder, decoder};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufWriter, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Blobs that are pushed at once.
@@ -30,6 +30,8 @@ pub(crate) struct Exporter<'a> {
     pub store: &'a Store,
     pub images: &'a Images<'a>,
     pub progress: &'a ProgressSink<'a>,
+    /// The blobs that were pushed: to which repository, and which.
+    pushed: Mutex<HashSet<(String, Digest)>>,
 }
 
 /// The layers of a result as blobs, from the lowest up.
@@ -110,6 +112,13 @@ impl Documents {
         let media_type = self.manifest.media_type.clone().unwrap_or(MediaType::OciManifest);
         let annotations = self.annotations.clone();
         Descriptor { annotations, ..Descriptor::of(media_type, &self.manifest_bytes) }
+    }
+}
+
+impl<'a> Exporter<'a> {
+    /// Writes what is in `store` and in the images that `images` knows.
+    pub fn new(store: &'a Store, images: &'a Images<'a>, progress: &'a ProgressSink<'a>) -> Exporter<'a> {
+        Exporter { store, images, progress, pushed: Mutex::default() }
     }
 }
 
@@ -294,17 +303,21 @@ impl Exporter<'_> {
     ) -> Result<(T, Descriptor), WorkerError> {
         let mut writer = self.store.content.writer()?;
         let task = format!("compressing layer {}", &layer.diff_id()?.0.hex()[..12]);
-        let written = self.task(&task, || {
+        let (written, blocks) = self.task(&task, || {
             let failed = |e| WorkerError::io("compress", "a layer")(e);
             let buffered = BufWriter::with_capacity(1 << 20, &mut writer);
             let level = Some(form.encoder_level());
-            let encoder = Encoder::new(buffered, form.encoding(), level).map_err(failed)?;
+            let encoder = Encoder::reusing(buffered, form.encoding(), level, Some(self.store.blocks()));
+            let encoder = encoder.map_err(failed)?;
             let mut out = Stopping { inner: encoder, cancel: self.images.cancel };
             let written = write(&mut out)?;
-            out.inner.finish().and_then(|mut w| w.flush()).map_err(failed)?;
-            Ok(written)
+            let (mut rest, blocks) = out.inner.finish_telling().map_err(failed)?;
+            rest.flush().map_err(failed)?;
+            Ok((written, blocks))
         })?;
         let (digest, size) = writer.commit()?;
+        // Only speed is lost if they can't be noted.
+        let _ = self.store.meta.add_blocks(&digest, &blocks);
         Ok((written, Descriptor::new(form.media_type(), digest, size)))
     }
 
@@ -406,6 +419,12 @@ impl Exporter<'_> {
         put(to, descriptor, bytes)
     }
 
+    /// Pushes the blob of one of a stack's layers, which is here, before all of the result is known.
+    pub fn push_layer(&self, blob: &Descriptor, to: &Reference, stack: &Stack) -> Result<(), WorkerError> {
+        let mount_from = mount_sources(std::slice::from_ref(stack), to);
+        self.push_blob(blob, to, &mount_from, &|_| Ok(()))
+    }
+
     fn push_blob(
         &self,
         blob: &Descriptor,
@@ -415,14 +434,20 @@ impl Exporter<'_> {
     ) -> Result<(), WorkerError> {
         let client = self.images.client;
         self.images.may_ask(to)?;
-        if !self.store.content.has(blob) {
-            if self.images.network(client.offer_blob(to, blob, mount_from))?.is_some() {
-                return Ok(());
-            }
-            bring(blob)?;
+        let place = (format!("{}/{}", to.registry(), to.repository()), blob.digest);
+        let pushed = || self.pushed.lock().unwrap_or_else(PoisonError::into_inner);
+        if pushed().contains(&place) {
+            return Ok(());
         }
-        let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
-        self.images.network(client.push_blob(to, blob, mount_from, &open))?;
+        let is_here = self.store.content.has(blob);
+        if is_here || self.images.network(client.offer_blob(to, blob, mount_from))?.is_none() {
+            if !is_here {
+                bring(blob)?;
+            }
+            let open = || self.store.content.blob(&blob.digest).map_err(std::io::Error::other);
+            self.images.network(client.push_blob(to, blob, mount_from, &open))?;
+        }
+        pushed().insert(place);
         Ok(())
     }
 

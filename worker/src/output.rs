@@ -1,6 +1,7 @@
 //! Where a result goes: names in the store, archives, folders, registries. Each appears whole or not at
 //! all, and only while the user has not stopped the build. It does not know how layers become blobs.
 
+mod ahead;
 mod archive;
 mod files;
 mod finished;
@@ -8,6 +9,7 @@ mod layout;
 pub(crate) mod stopping;
 mod whole;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use archive::{IMAGE_NAME, Member, REF_NAME, archive_of};
 pub(crate) use files::{Part, to_tar};
 pub(crate) use layout::layout_of;
@@ -115,7 +117,6 @@ pub(crate) fn write_all(
     attester: &Attester<'_>,
     stacks: Vec<Stack>,
     records: &dyn Fn(&Stack) -> Option<Vec<u8>>,
-    sync: bool,
 ) -> Result<BuildResult, WorkerError> {
     let (exporter, request) = (attester.exporter, attester.request);
     stopping::check(exporter.images.cancel)?;
@@ -133,11 +134,6 @@ pub(crate) fn write_all(
         let config = config_bytes(&image.config);
         let digest = exporter.store.with_space(|_| Ok(exporter.store.content.put(&config)?))?;
         result.config_digest = Some(digest).filter(|_| !request.is_index);
-    }
-    if sync {
-        // Names and archives are made only of what survives a loss of power.
-        exporter.store.snapshots.sync()?;
-        exporter.store.meta.mark_synced()?;
     }
     for output in &request.outputs {
         stopping::check(exporter.images.cancel)?;

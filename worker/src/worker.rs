@@ -425,7 +425,7 @@ impl Worker {
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
         let named = images.named(name, self.row(name)?)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         let digest = self.capped(progress, || exporter.push_named(&named, to))?;
         let row = named.row;
         if row.manifest.is_none() {

@@ -1,6 +1,7 @@
 //! Claims about the built binary, each a test that runs it as a process.
 
 mod advice;
+mod ahead;
 mod as_buildkit;
 mod attestations;
 mod bounded;

@@ -11,14 +11,16 @@ use kiln_solver::{CacheKey, Edge, Op, Solver, VertexId};
 use std::sync::PoisonError;
 
 impl Build<'_> {
-    /// Offers what a step added to the caches that are written.
+    /// Offers what a step added to the caches that are written, and to what works ahead for the outputs.
     pub(super) fn share(&self, vertex: VertexId) {
-        if self.exports.are_none() {
+        if self.exports.are_none() && self.ahead.workers() == 0 {
             return;
         }
         let added = self.added.lock().unwrap_or_else(PoisonError::into_inner).get(&vertex).cloned();
         for (i, layers) in added.unwrap_or_default().iter().enumerate() {
-            self.exports.offer(vertex, &self.stack(Edge { vertex, output: i as u32 }), layers.len());
+            let stack = self.stack(Edge { vertex, output: i as u32 });
+            self.exports.offer(vertex, &stack, layers.len());
+            self.ahead.offer(vertex, &stack, layers.len());
         }
     }
 

@@ -6,13 +6,17 @@ use super::whole::whole;
 use crate::WorkerError;
 use crate::attest::listed;
 use crate::export::{Documents, Exporter, Release};
-use kiln_oci::{Descriptor, Digest, Index, MediaType, Reference};
+use kiln_oci::{Descriptor, Digest, Hasher, Index, MediaType, Reference};
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
 
+/// Smaller blobs are hashed by whoever copies them: 4 MiB.
+const HASHED_BESIDE_BYTES_MIN: u64 = 4 << 20;
+/// How many pieces may wait to be hashed.
+const PIECES_BESIDE: usize = 8;
 /// What the file `oci-layout` says.
 pub(super) const LAYOUT_FILE: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The annotation with a name as it is, and the one with its tag.
@@ -127,10 +131,34 @@ pub(super) fn copy_verified(
     digest: &Digest,
     write: impl FnOnce(&mut dyn Read) -> io::Result<()>,
 ) -> Result<(), WorkerError> {
-    let file = exporter.store.content.blob(digest)?;
-    let mut verified = Verified { file, hasher: kiln_oci::Hasher::new(), expected: *digest };
-    write(&mut verified).map_err(WorkerError::io("write", digest.to_string()))?;
-    verified.check()
+    let mut file = exporter.store.content.blob(digest)?;
+    let bytes = file.metadata().map_or(0, |stat| stat.len());
+    let failed = || WorkerError::io("write", digest.to_string());
+    let got = if bytes < HASHED_BESIDE_BYTES_MIN {
+        let mut hasher = Hasher::new();
+        write(&mut Told { inner: &mut file, tell: |piece: &[u8]| hasher.update(piece) }).map_err(failed())?;
+        hasher.finish()
+    } else {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel::<Vec<u8>>(PIECES_BESIDE);
+            let hashing = scope.spawn(move || {
+                let mut hasher = Hasher::new();
+                receiver.iter().for_each(|piece| hasher.update(&piece));
+                hasher.finish()
+            });
+            // Whoever hashes listens until no more comes.
+            let tell = |piece: &[u8]| drop(sender.send(piece.to_vec()));
+            let written = write(&mut Told { inner: &mut file, tell }).map_err(failed());
+            drop(sender);
+            let got = hashing.join().map_err(|_| WorkerError::Panicked);
+            written.and(got)
+        })?
+    };
+    if got == *digest {
+        return Ok(());
+    }
+    let (expected, expected_bytes, got_bytes) = (*digest, bytes, bytes);
+    Err(kiln_oci::LayoutError::Mismatch { expected, expected_bytes, got, got_bytes }.into())
 }
 
 /// What `docker load` looks for.
@@ -186,29 +214,16 @@ impl<W: Write> Tar<W> {
     }
 }
 
-/// Reads a blob and sees that its bytes are still those of its digest.
-struct Verified {
-    file: File,
-    hasher: kiln_oci::Hasher,
-    expected: kiln_oci::Digest,
+/// Reads, and tells of each piece.
+struct Told<R, F> {
+    inner: R,
+    tell: F,
 }
 
-impl Read for Verified {
+impl<R: Read, F: FnMut(&[u8])> Read for Told<R, F> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read(buf)?;
-        self.hasher.update(&buf[..n]);
+        let n = self.inner.read(buf)?;
+        (self.tell)(&buf[..n]);
         Ok(n)
-    }
-}
-
-impl Verified {
-    fn check(self) -> Result<(), WorkerError> {
-        let got = self.hasher.finish();
-        if got == self.expected {
-            return Ok(());
-        }
-        let bytes = self.file.metadata().map_or(0, |m| m.len());
-        let (expected, expected_bytes) = (self.expected, bytes);
-        Err(kiln_oci::LayoutError::Mismatch { expected, expected_bytes, got, got_bytes: bytes }.into())
     }
 }

@@ -4,7 +4,7 @@
 use super::{BuildRequest, BuildResult, Worker};
 use crate::WorkerError;
 use crate::attest::{Attester, Facts};
-use crate::build::Build;
+use crate::build::{Build, edges_of};
 use crate::cache::{
     CacheError, CacheExport, CacheKind, CacheMode, CachePlace, Exports, Imports, Learnt, Network, inline,
     on_the_way, open,
@@ -12,11 +12,11 @@ use crate::cache::{
 use crate::explain::Journal;
 use crate::export::Exporter;
 use crate::layer::Stack;
-use crate::output;
+use crate::output::{self, Ahead};
 use crate::progress::{CacheTrouble, Progress, ProgressSink, Transfer};
 use jiff::Timestamp;
 use kiln_runner::CancelToken;
-use kiln_solver::{Edge, VertexId};
+use kiln_solver::VertexId;
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
@@ -56,7 +56,7 @@ impl Worker {
         let build = build.noted_in(&journal).held_to(&self.pins);
         let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let facts = Facts { invocation: crate::attest::invocation(), started: Timestamp::now(), fetched };
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         let result = Self::build_and_share(&build, &exporter, request, &facts);
         let result = result.map(|result| BuildResult {
             cache_failures: result.cache_failures + unread + unwritten,
@@ -143,7 +143,7 @@ impl Worker {
             }
         }
         let wanted = |export: &CacheExport| match export.mode {
-            CacheMode::Min => on_the_way(&request.definition, &edges(request)),
+            CacheMode::Min => on_the_way(&request.definition, &edges_of(request)),
             CacheMode::Max => (0..request.definition.vertices().len() as u32).map(VertexId).collect(),
         };
         Ok((Exports::new(places, wanted), failures))
@@ -168,10 +168,6 @@ impl Worker {
     }
 }
 
-fn edges(request: &BuildRequest) -> Vec<Edge> {
-    request.targets.iter().filter_map(|target| target.edge).collect()
-}
-
 /// Builds and writes, and once more where a shared cache turns out not to have a layer that an output needs.
 fn solve_and_write(
     build: &Build<'_>,
@@ -181,18 +177,47 @@ fn solve_and_write(
 ) -> Result<(BuildResult, Vec<Learnt>), WorkerError> {
     let is_inline = request.cache_exports.iter().any(|export| export.kind == CacheKind::Inline);
     let shares = !request.cache_imports.is_empty() || !request.cache_exports.is_empty();
-    let wanted = if is_inline { on_the_way(&request.definition, &edges(request)) } else { HashSet::new() };
+    let wanted = if is_inline { on_the_way(&request.definition, &edges_of(request)) } else { HashSet::new() };
     loop {
-        let stacks = build.run()?;
+        let stacks = solve_and_work_ahead(build, exporter)?;
         let learnt = if shares { build.learnt()? } else { Vec::new() };
         let records = |stack: &Stack| if is_inline { inline(&learnt, stack, &wanted) } else { None };
-        let sync = build.made_something();
         let mut facts = facts.clone();
         facts.fetched.extend(build.fetched());
         let attester = Attester::new(exporter, request, &facts);
-        match output::write_all(&attester, stacks, &records, sync) {
+        match output::write_all(&attester, stacks, &records) {
             Ok(result) => return Ok((result, learnt)),
             Err(error) => build.without_cache_of(error)?,
         }
+    }
+}
+
+/// Builds, while finished layers of the result are already compressed and sent. All that the build made is on the disk
+/// then: names and archives are made only of what survives a loss of power.
+fn solve_and_work_ahead(build: &Build<'_>, exporter: &Exporter<'_>) -> Result<Vec<Stack>, WorkerError> {
+    let ahead = &build.ahead;
+    std::thread::scope(|scope| {
+        for _ in 0..ahead.workers() {
+            scope.spawn(|| ahead.work(exporter));
+        }
+        // Whatever happens, nobody waits for more layers.
+        let closing = Closing(ahead);
+        let stacks = build.run()?;
+        closing.0.close(true);
+        std::mem::forget(closing);
+        if build.made_something() {
+            exporter.store.snapshots.sync()?;
+            exporter.store.meta.mark_synced()?;
+        }
+        Ok(stacks)
+    })
+}
+
+/// Ends the work ahead of a build that has failed.
+struct Closing<'a>(&'a Ahead);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close(false);
     }
 }

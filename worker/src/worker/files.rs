@@ -105,7 +105,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         self.row(name)?;
         let image = self.any(&images, &name.clone().into(), platform)?;
         let (platform, statements) = (platform.to_string(), Vec::new());
@@ -125,7 +125,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         self.capped(progress, || {
             let (diff_id, blob) = exporter.task("reading", || self.layer_of(shown, stream))?;
             let layer = Layer::of_image(diff_id, Some(blob.clone()), Some(name.clone().into()));

@@ -38,7 +38,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         let (mut listed, mut documents) = (Vec::new(), Vec::new());
         self.capped(progress, || {
             for member in members {

@@ -51,7 +51,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         let host = Platform::host();
         let wanted = platform.or(Some(&host).filter(|_| matches!(to, Saved::Docker(_))));
         let mut releases: Vec<(Vec<Reference>, Release)> = Vec::new();
@@ -92,7 +92,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         self.capped(progress, || {
             let incoming =
                 exporter.task("reading", || Incoming::read(&self.store, shown, stream, &self.cancel))?;
@@ -142,7 +142,7 @@ impl Worker {
         let _alive = self.store.mark_alive()?;
         let transfer = |t: Transfer<'_>| progress.send(Progress::Transfer(t));
         let images = self.images(&transfer, &self.cancel)?;
-        let exporter = Exporter { store: &self.store, images: &images, progress };
+        let exporter = Exporter::new(&self.store, &images, progress);
         self.capped(progress, || {
             let parcel =
                 exporter.task(&format!("looking at {from}"), || self.parcel(&exporter, from, platform))?;
