@@ -220,7 +220,7 @@ fn is_end(head: &[u8]) -> bool {
         state = (state.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
     // The upper bits depend on all that came before.
-    (state >> 40) % UNITS_A_BLOCK == 0
+    (state >> 40).is_multiple_of(UNITS_A_BLOCK)
 }
 
 impl Task {
