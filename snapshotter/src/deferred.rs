@@ -10,7 +10,7 @@ use crate::layer_tar::{self, Reading, write_tar};
 use crate::reuse::Earlier;
 use crate::store::{Active, Committed, Snapshotter};
 use kiln_oci::Digest;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -69,13 +69,23 @@ impl Snapshotter {
         Ok(Begun::Digesting(Digesting { active, root, index, content }))
     }
 
-    /// Works the digest of a layer's tar out, for which all of it is read, and finishes the layer.
-    /// After an error it can be done again.
-    pub fn complete(&self, layer: &mut Digesting) -> Result<Committed, SnapshotError> {
+    /// Works the digest of a layer's tar out, for which all of it is read, and finishes the layer; the tar goes to `out`
+    /// too. After an error it can be done again.
+    pub fn complete(
+        &self,
+        layer: &mut Digesting,
+        out: Option<&mut dyn Write>,
+    ) -> Result<Committed, SnapshotError> {
         let Digesting { active, root, index, content: _ } = layer;
-        if index.tar.get().is_none() {
-            let written = write_tar(root.as_fd(), &index.entries, Reading::Again, &mut io::sink())?;
-            let _ = index.tar.set(LayerTar { diff_id: written.diff_id, bytes: written.bytes });
+        if out.is_some() || index.tar.get().is_none() {
+            let mut nowhere = io::sink();
+            let out = out.unwrap_or(&mut nowhere);
+            let written = write_tar(root.as_fd(), &index.entries, Reading::Again, out)?;
+            let (expected, actual) = (index.tar.get().map(|tar| tar.diff_id), written.diff_id);
+            if let Some(expected) = expected.filter(|expected| *expected != actual) {
+                return Err(SnapshotError::NotReproduced { id: active.id(), expected, actual });
+            }
+            let _ = index.tar.set(LayerTar { diff_id: actual, bytes: written.bytes });
         }
         self.finish(active, index.clone())
     }

@@ -14,6 +14,7 @@ use kiln_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Hasher, ImageConfig, Index, LayoutError, Manifest,
     MediaType, Platform, Reference,
 };
+use kiln_snapshotter::Committed;
 use kiln_snapshotter::compress::{Compression, Encoder, decoder};
 use std::collections::{BTreeMap, HashSet};
 use std::io::{BufWriter, Read, Write};
@@ -221,7 +222,8 @@ impl Exporter<'_> {
         let compression = Compression::of_layer(&came.media_type)
             .ok_or_else(|| WorkerError::Unsupported(format!("a layer of type {}", came.media_type)))?;
         let failed = || WorkerError::io("decompress", came.digest.to_string());
-        let ((), blob) = self.compressed(layer, form, |out| {
+        let what = layer.diff_id()?.0.hex()[..12].to_owned();
+        let ((), blob) = self.compressed(&what, form, |out| {
             let file = self.store.content.blob(&came.digest)?;
             let mut tar = decoder(file, compression).map_err(failed())?;
             let (mut hasher, mut bytes) = (Hasher::new(), 0);
@@ -279,7 +281,8 @@ impl Exporter<'_> {
             Some(id) => *id,
             None => self.images.unpacked(stack)?[at],
         };
-        let ((diff_id, tar_bytes), blob) = self.compressed(layer, form, |out| match latest_s {
+        let what = layer.diff_id()?.0.hex()[..12].to_owned();
+        let ((diff_id, tar_bytes), blob) = self.compressed(&what, form, |out| match latest_s {
             Some(latest_s) => Ok(self.store.snapshots.write_layer_clamped(&id, latest_s, out)?),
             None => {
                 self.store.snapshots.write_layer(&id, out)?;
@@ -294,15 +297,27 @@ impl Exporter<'_> {
         Ok((diff_id, blob))
     }
 
+    /// Finishes a layer by `finish`, which writes its tar, and keeps its blob.
+    pub fn finished(
+        &self,
+        what: &str,
+        form: LayerForm,
+        finish: impl FnOnce(&mut dyn Write) -> Result<Committed, WorkerError>,
+    ) -> Result<Committed, WorkerError> {
+        let (committed, blob) = self.compressed(what, form, finish)?;
+        self.store.meta.add_blob(&committed.diff_id, &form.name(), &blob)?;
+        Ok(committed)
+    }
+
     /// A new blob of a layer whose tar `write` writes.
     fn compressed<T>(
         &self,
-        layer: &Layer,
+        what: &str,
         form: LayerForm,
         write: impl FnOnce(&mut dyn Write) -> Result<T, WorkerError>,
     ) -> Result<(T, Descriptor), WorkerError> {
         let mut writer = self.store.content.writer()?;
-        let task = format!("compressing layer {}", &layer.diff_id()?.0.hex()[..12]);
+        let task = format!("compressing layer {what}");
         let (written, blocks) = self.task(&task, || {
             let failed = |e| WorkerError::io("compress", "a layer")(e);
             let buffered = BufWriter::with_capacity(1 << 20, &mut writer);

@@ -5,6 +5,7 @@ use super::known::{Added, Known};
 use super::{Build, Performed};
 use crate::WorkerError;
 use crate::exec_step::add_layer;
+use crate::export::Exporter;
 use crate::layer::Layer;
 use crate::meta::LayerRow;
 use crate::progress::Progress;
@@ -181,7 +182,10 @@ impl Build<'_> {
     pub(super) fn finish_step(&self, mut unfinished: Unfinished) -> Result<(), WorkerError> {
         let mut added = Vec::new();
         for (made, layers) in std::mem::take(&mut unfinished.made).into_iter().zip(&unfinished.layers) {
-            let finished = made.into_iter().zip(layers).map(|(made, layer)| made.finished(self, layer));
+            let finished = made
+                .into_iter()
+                .zip(layers)
+                .map(|(made, layer)| made.finished(self, unfinished.vertex, layer));
             added.push(finished.collect::<Result<Vec<i64>, WorkerError>>()?);
         }
         let Unfinished { vertex, keys, is_recorded, took, .. } = &unfinished;
@@ -252,12 +256,25 @@ impl Made {
     }
 
     /// The number of the layer in the store, when all is known of it; `layer` learns it too.
-    fn finished(self, build: &Build<'_>, layer: &Layer) -> Result<i64, WorkerError> {
+    fn finished(self, build: &Build<'_>, vertex: VertexId, layer: &Layer) -> Result<i64, WorkerError> {
         let (mut digesting, own, created_s) = match self {
             Made::Kept(id) => return Ok(id),
             Made::Coming { digesting, own, created_s } => (digesting, own, created_s),
         };
-        let committed = build.store.with_space(|_| Ok(build.store.snapshots.complete(&mut digesting)?))?;
+        let snapshots = &build.store.snapshots;
+        let exporter = Exporter::new(build.store, build.images, build.progress);
+        let name = &build.vertex(vertex).metadata.name;
+        let compressed = build.ahead.finishing(vertex, |form| {
+            exporter.finished(name, form, |out| Ok(snapshots.complete(&mut digesting, Some(out))?))
+        });
+        let committed = match compressed {
+            Some(Ok(committed)) => committed,
+            Some(Err(WorkerError::Canceled)) => return Err(WorkerError::Canceled),
+            // Whoever writes the output tells of what can't be compressed.
+            Some(Err(_)) | None => {
+                build.store.with_space(|_| Ok(snapshots.complete(&mut digesting, None)?))?
+            }
+        };
         let row = LayerRow { created_s, ..LayerRow::of(&committed) };
         let id = build.store.meta.add_layer(&row)?;
         build.store.meta.add_same(&own, &committed.content, id)?;

@@ -119,6 +119,17 @@ impl Ahead {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// Does `finish` with the form in which the layer that a step just made leaves, if it is known that it will.
+    pub fn finishing<T>(&self, vertex: VertexId, finish: impl FnOnce(LayerForm) -> T) -> Option<T> {
+        let is_open = self.sender.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let kind = self.kinds.iter().find(|kind| kind.latest_s.is_none())?;
+        if !is_open || !self.wanted.contains(&vertex) {
+            return None;
+        }
+        let _alone = self.compressing.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(finish(kind.form))
+    }
+
     /// Works on what is offered, until no more will be.
     pub fn work(&self, exporter: &Exporter<'_>) {
         loop {
