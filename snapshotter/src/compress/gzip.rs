@@ -14,6 +14,7 @@ use kiln_oci::{Digest, Hasher};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -39,8 +40,9 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 const END: [u8; 2] = [3, 0];
 /// With an eighth of the content, more than deflate and its flush can add to what they can't compress.
 const GROWTH_BYTES: usize = 4 << 10;
-/// How many blocks of one stream are on their way at most, whatever the number of threads: 64 MiB in and out.
-const QUEUE_MAX: usize = 32;
+/// How many blocks of all streams are on their way at most, whatever the number of threads: 64 MiB in and out. A
+/// stream that has none on its way may always begin one.
+const ON_THEIR_WAY_MAX: usize = 32;
 /// A shorter block is quicker deflated than looked for.
 const REUSED_BYTES_MIN: usize = 64 << 10;
 /// How long a thread of the pool that found nothing to do waits for a block before it looks again.
@@ -48,8 +50,8 @@ const IDLE: Duration = Duration::from_millis(1);
 
 /// Compresses what is written to it. Must be finished; `flush` neither cuts a block nor waits for one.
 ///
-/// Holds at most two blocks for each thread of the pool and two more, and never more than 64 MiB. Better written to
-/// from a thread outside of the pool; on one of the pool's own it works on the pool's tasks while it waits.
+/// Holds at most two blocks for each thread of the pool and two more, and all writers together some 64 MiB. Better
+/// written to from a thread outside of the pool; on one of the pool's own it works on the pool's tasks while it waits.
 pub struct GzipWriter<W> {
     inner: W,
     level: u32,
@@ -60,7 +62,7 @@ pub struct GzipWriter<W> {
     /// How much of that content was looked at for its end.
     searched: usize,
     /// Blocks on their way, in order.
-    queue: VecDeque<Receiver<io::Result<Deflated>>>,
+    queue: VecDeque<(Receiver<io::Result<Deflated>>, Ticket)>,
     queue_max: usize,
     /// Buffers for reuse.
     spare: Vec<Vec<u8>>,
@@ -69,6 +71,28 @@ pub struct GzipWriter<W> {
     written: u64,
     blocks: Vec<PackedBlock>,
     failed: bool,
+}
+
+/// Counts a block that is on its way.
+struct Ticket;
+
+static TICKETS: AtomicUsize = AtomicUsize::new(0);
+
+impl Ticket {
+    fn take() -> Ticket {
+        TICKETS.fetch_add(1, Ordering::Relaxed);
+        Ticket
+    }
+
+    fn are_all_taken() -> bool {
+        TICKETS.load(Ordering::Relaxed) >= ON_THEIR_WAY_MAX
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        TICKETS.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A block to be deflated: dictionary, then content.
@@ -105,7 +129,7 @@ impl<W: Write> GzipWriter<W> {
             dictionary_bytes: 0,
             searched: 0,
             queue: VecDeque::new(),
-            queue_max: (2 * rayon::current_num_threads() + 1).min(QUEUE_MAX),
+            queue_max: 2 * rayon::current_num_threads() + 1,
             spare: Vec::new(),
             crc: Crc::new(),
             written: HEADER.len() as u64,
@@ -128,6 +152,11 @@ impl<W: Write> GzipWriter<W> {
         self.inner.write_all(&self.crc.sum().to_le_bytes())?;
         self.inner.write_all(&self.crc.amount().to_le_bytes())?;
         Ok((self.inner, self.blocks))
+    }
+
+    #[cfg(test)]
+    pub(super) fn on_their_way(&self) -> usize {
+        self.queue.len()
     }
 
     fn check(&self) -> io::Result<()> {
@@ -154,7 +183,7 @@ impl<W: Write> GzipWriter<W> {
 
     /// Sends the content before `end` to be deflated; what is behind it begins the next block.
     fn submit(&mut self, end: usize) -> io::Result<()> {
-        while self.queue.len() >= self.queue_max {
+        while self.queue.len() >= self.queue_max || (!self.queue.is_empty() && Ticket::are_all_taken()) {
             self.collect()?;
         }
         let mut next = self.spare.pop().unwrap_or_default();
@@ -174,13 +203,13 @@ impl<W: Write> GzipWriter<W> {
             // Nobody waits for a block of a stream that was given up.
             let _ = sender.send(task.deflate());
         });
-        self.queue.push_back(receiver);
+        self.queue.push_back((receiver, Ticket::take()));
         Ok(())
     }
 
     /// Waits for the oldest block and writes it.
     fn collect(&mut self) -> io::Result<()> {
-        let Some(receiver) = self.queue.pop_front() else {
+        let Some((receiver, _ticket)) = self.queue.pop_front() else {
             return Ok(());
         };
         self.failed = true;

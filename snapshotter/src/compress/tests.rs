@@ -184,6 +184,19 @@ fn gzip_depends_on_neither_threads_nor_writes() {
 }
 
 #[test]
+fn a_pool_of_many_threads_holds_no_more_blocks_than_one_of_few() {
+    let pool = pool(100);
+    pool.install(|| {
+        let mut writer = GzipWriter::new(Vec::new(), 9, None).unwrap_or_else(|err| panic!("{err}"));
+        let content = sample(8 << 20);
+        for _ in 0..8 {
+            writer.write_all(&content).unwrap_or_else(|err| panic!("{err}"));
+            assert!(writer.on_their_way() <= 32, "{}", writer.on_their_way());
+        }
+    });
+}
+
+#[test]
 fn gzip_writers_on_all_threads_of_a_pool_do_not_wait_for_each_other() {
     let content = sample(3 << 20);
     let want = gzipped(&content, 1, content.len());
