@@ -170,6 +170,10 @@ pub(crate) fn give_up(store: &Store, name: &str) -> Result<bool, WorkerError> {
     let Some(mount) = all.iter().find(|mount| mount.name == name) else {
         // Its link leads nowhere: nobody can be using it.
         let _filling = store.lock(&format!("fill-{name}"), &CancelToken::new())?;
+        // Or it led nowhere because it was being filled.
+        if folder_of(store, name).join("current/data").is_dir() {
+            return Ok(false);
+        }
         return match Tree::open(&store.root.join("cache-mounts"))?.remove(name.as_bytes(), true) {
             Ok(()) | Err(SnapshotError::NotFound(_)) => Ok(true),
             Err(e) => Err(e.into()),

@@ -151,6 +151,28 @@ fn an_old_generation_is_gone_once_nobody_uses_it() {
 }
 
 #[test]
+fn a_cache_that_is_being_filled_is_not_taken_for_a_broken_one() {
+    let fixture = Fixture::new();
+    let name = name("x", "");
+    let parent = folder_of(&fixture.store, &name);
+    let filling = fixture.store.lock(&format!("fill-{name}"), &fixture.cancel).expect("a lock");
+    let (folder, held) = begin(&parent).expect("a generation");
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| give_up(&fixture.store, &name));
+        std::thread::sleep(Duration::from_millis(100));
+        std::fs::create_dir(folder.path().join("data")).expect("a folder");
+        make_current(&parent, folder.path()).expect("a cache");
+        drop(filling);
+        assert!(matches!(collector.join(), Ok(Ok(false))));
+    });
+    assert!(folder.path().join("data").is_dir());
+    // Without its files it is broken, and goes.
+    std::fs::remove_dir(folder.path().join("data")).expect("removed");
+    drop(held);
+    assert!(give_up(&fixture.store, &name).expect("given up") && !parent.exists());
+}
+
+#[test]
 fn a_death_while_a_cache_is_filled_leaves_it_as_it_was() {
     let fixture = Fixture::new();
     let taken = fixture.build(false, |build| take(build, &[("x", Shared)]).expect("caches"));
