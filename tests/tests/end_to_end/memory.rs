@@ -2,7 +2,7 @@
 //! them. A bound on the highest mark of resident memory, as the kernel keeps it for each process.
 
 use super::NONE;
-use kiln_tests::{Invocation, Registry, TestContext, TIME_LIMIT};
+use kiln_tests::{Invocation, Registry, TIME_LIMIT, TestContext};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
