@@ -39,6 +39,8 @@ use tokio::runtime::Runtime;
 const PIECES_MAX: usize = 64;
 /// Layers of one image that are fetched and unpacked at once.
 const LAYERS_AT_ONCE: usize = 4;
+/// How long an error waits at most for registries to be told of uploads that are given up.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// What is read of a blob at once, from a folder.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -129,11 +131,15 @@ impl Images<'_> {
             }
         };
         self.runtime.block_on(async {
-            tokio::select! {
+            let done = tokio::select! {
                 biased;
                 () = stopped => Err(WorkerError::Canceled),
                 done = work => Ok(done?),
+            };
+            if done.is_err() {
+                self.client.settle(FAREWELL_MAX).await;
             }
+            done
         })
     }
 
