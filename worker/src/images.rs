@@ -15,7 +15,7 @@ use crate::at_once::at_once;
 use crate::image_name::ImageName;
 use crate::layer::{Layer, Origin, Stack};
 use crate::meta::LayerRow;
-use crate::output::stopping::STOP_LOOK;
+use crate::output::stopping::stopped;
 use crate::store::Store;
 use crate::{Transfer, WorkerError};
 use kiln_oci::{
@@ -125,15 +125,10 @@ impl<'a> Images<'a> {
 impl Images<'_> {
     /// Waits for the network, but no longer than the user does.
     pub fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
-        let stopped = async {
-            while !self.cancel.is_cancelled() {
-                tokio::time::sleep(STOP_LOOK).await;
-            }
-        };
         self.runtime.block_on(async {
             let done = tokio::select! {
                 biased;
-                () = stopped => Err(WorkerError::Canceled),
+                () = stopped(self.cancel) => Err(WorkerError::Canceled),
                 done = work => Ok(done?),
             };
             if done.is_err() {
