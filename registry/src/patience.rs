@@ -58,7 +58,8 @@ impl Pace {
     /// Counts a wait, and the bytes that ended it. Whether over twice the limit of silence, of waiting alone, there
     /// came less than [`SLOWEST_BYTES_PER_S`]; the count begins anew then.
     pub(crate) fn is_too_slow(&mut self, patience: &Patience, waited: Duration, bytes: usize) -> bool {
-        self.waited += waited;
+        // No peer is waited for any longer: what goes beyond it is this process's own, as if it was stopped.
+        self.waited += waited.min(patience.idle);
         self.bytes += bytes as u64;
         if self.waited < patience.idle.saturating_mul(2) {
             return false;
@@ -185,9 +186,11 @@ mod tests {
         assert_eq!(slow_after(1000, 1000), None);
         assert_eq!(slow_after(0, 0), None, "bytes that were there before they were asked for");
         let mut pace = Pace::default();
-        assert!(!pace.is_too_slow(&patience, Duration::from_secs(9), 1 << 20));
-        assert!(!pace.is_too_slow(&patience, Duration::from_secs(4), 1), "of all of that time it was enough");
-        assert!(pace.is_too_slow(&patience, Duration::from_secs(10), 1), "and it counts anew after it");
+        let mut after = |seconds, bytes| pace.is_too_slow(&patience, Duration::from_secs(seconds), bytes);
+        assert!(!after(5, 1 << 20));
+        assert!(!after(5, 1), "of all of that time it was enough");
+        assert!(!after(3600, 1), "no more than the limit of silence counts");
+        assert!(after(5, 1), "and it counts anew after each span");
     }
 
     #[test]
