@@ -6,8 +6,9 @@ use crate::client::Client;
 use crate::error::printable;
 use crate::host::Host;
 use crate::origin::{Origin, authority, named_address};
+use crate::patience::Pace;
 use crate::request::{Attempt, Request, told_to_wait};
-use crate::transport::timed_out;
+use crate::transport::next_bytes;
 use kiln_oci::{Digest, MediaType};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Response, Url};
@@ -26,6 +27,7 @@ pub(crate) struct Answer {
     repository: String,
     url: Url,
     response: Response,
+    pace: Pace,
     is_renewed: bool,
     _turn: Option<OwnedSemaphorePermit>,
 }
@@ -40,7 +42,17 @@ impl Answer {
     ) -> Answer {
         let (method, repository) = (request.method.to_string(), request.repository.clone());
         let Attempt { url, response, is_renewed } = attempt;
-        Answer { client, host, method, repository, url, response, is_renewed, _turn: turn }
+        Answer {
+            client,
+            host,
+            method,
+            repository,
+            url,
+            response,
+            pace: Pace::default(),
+            is_renewed,
+            _turn: turn,
+        }
     }
 
     /// Whether it refuses credentials that were replaced meanwhile: the next request shows others.
@@ -109,12 +121,11 @@ impl Answer {
 
     /// The next bytes of the body, within the time limit.
     pub(crate) async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, RegistryError> {
+        let host = self.host();
+        let (method, path) = (self.method.as_str(), self.url.path());
+        let what = || format!("the body of {method} {}", printable(path));
         let transport = self.client.transport();
-        let idle = transport.patience.idle;
-        let chunk = match tokio::time::timeout(idle, self.response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|e| transport.failure(&self.host(), &self.what(), e)),
-            Err(_) => Err(timed_out(&self.host(), format!("the body of {}", self.what()), idle)),
-        };
+        let chunk = next_bytes(&mut self.response, &mut self.pace, transport, &host, &what).await;
         // What a mirror did not send to its end another place has.
         chunk.inspect_err(|_| {
             self.host.fail();

@@ -16,6 +16,8 @@ use reqwest::header::{ACCEPT, HeaderValue};
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinSet;
 
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
@@ -57,6 +59,8 @@ struct Shared {
     places: Places,
     config: Mutex<Option<Arc<Config>>>,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
+    /// What is told to registries beside what is waited for.
+    farewells: Mutex<JoinSet<()>>,
 }
 
 impl Options {
@@ -83,6 +87,7 @@ impl Client {
             places: options.places,
             config: Mutex::default(),
             hosts: Mutex::default(),
+            farewells: Mutex::default(),
         };
         Ok(Client { shared: Arc::new(shared) })
     }
@@ -117,9 +122,28 @@ impl Client {
 
     /// The manifest or the index that the reference points to, verified against the digest.
     pub async fn manifest(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        self.manifest_of(reference, false).await
+    }
+
+    /// The same of the registry itself, whatever mirrors it has: for what is read to be changed and written back.
+    pub async fn manifest_at_origin(
+        &self,
+        reference: &Reference,
+    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        self.manifest_of(reference, true).await
+    }
+
+    async fn manifest_of(
+        &self,
+        reference: &Reference,
+        at_origin: bool,
+    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
         let mut retry = Retry::default();
         loop {
-            let mut answer = self.ask_manifest(Method::GET, reference).await?;
+            let mut answer = match at_origin {
+                true => self.send(&self.host(reference)?, &manifest_request(Method::GET, reference)).await?,
+                false => self.ask_manifest(Method::GET, reference).await?,
+            };
             match self.document(reference, &mut answer).await {
                 // A body that broke off is asked for again.
                 Err(DocumentFailure::Content(error)) if error.is_transient() => {
@@ -147,6 +171,18 @@ impl Client {
 
     pub(crate) fn places(&self) -> &Places {
         &self.shared.places
+    }
+
+    /// Waits, at most so long, until registries were told of uploads that were given up. What was not told by then
+    /// is not told: a registry forgets such an upload by itself one day.
+    pub async fn settle(&self, at_most: Duration) {
+        let mut farewells = std::mem::take(&mut *self.farewells());
+        let all = async { while farewells.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(at_most, all).await;
+    }
+
+    pub(crate) fn farewells(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.shared.farewells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the files say, read once.

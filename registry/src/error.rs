@@ -102,6 +102,18 @@ pub enum RegistryError {
         /// How long.
         seconds: f32,
     },
+    /// An answer came, but so slowly that it could take for ever.
+    #[error("{host} sent less than {bytes_per_s} bytes a second for {seconds} s: {what}")]
+    TooSlow {
+        /// The host.
+        host: String,
+        /// What was waited for.
+        what: String,
+        /// The least that it should have sent.
+        bytes_per_s: u64,
+        /// How long.
+        seconds: f32,
+    },
     /// The registry sent kiln to an address where it does not go.
     #[error("{host} sends to the address `{address}`, which kiln refuses: {refusal}")]
     Address {
@@ -239,10 +251,19 @@ impl RegistryError {
     /// Whether the same request may succeed when it is sent again.
     pub fn is_transient(&self) -> bool {
         match self {
-            RegistryError::Unreachable { .. } | RegistryError::Timeout { .. } => true,
+            RegistryError::Unreachable { .. }
+            | RegistryError::Timeout { .. }
+            | RegistryError::TooSlow { .. } => true,
             RegistryError::Status { status, .. } => is_transient_status(*status),
             _ => false,
         }
+    }
+}
+
+impl RegistryError {
+    /// Whether what came before it is no progress: it was too little.
+    pub(crate) fn is_standstill(&self) -> bool {
+        matches!(self, RegistryError::TooSlow { .. })
     }
 }
 

@@ -5,6 +5,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
+/// Who sends more slowly counts as silent.
+pub(crate) const SLOWEST_BYTES_PER_S: u64 = 1000;
 
 /// The limits of every wait for a registry.
 #[derive(Clone, Debug)]
@@ -42,6 +44,28 @@ impl Patience {
     pub fn with_idle(self, idle: Duration) -> Patience {
         let connect = self.connect.min(idle);
         Patience { idle, connect, commit: idle.saturating_mul(10), ..self }
+    }
+}
+
+/// How fast a body comes. A peer that sends a byte now and then is not silent, and would hold a build for ever.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Counts a wait, and the bytes that ended it. Whether over twice the limit of silence, of waiting alone, there
+    /// came less than [`SLOWEST_BYTES_PER_S`]; the count begins anew then.
+    pub(crate) fn is_too_slow(&mut self, patience: &Patience, waited: Duration, bytes: usize) -> bool {
+        // No peer is waited for any longer: what goes beyond it is this process's own, as if it was stopped.
+        self.waited += waited.min(patience.idle);
+        self.bytes += bytes as u64;
+        if self.waited < patience.idle.saturating_mul(2) {
+            return false;
+        }
+        let past = std::mem::take(self);
+        (past.bytes as f64) < SLOWEST_BYTES_PER_S as f64 * past.waited.as_secs_f64()
     }
 }
 
@@ -148,6 +172,25 @@ mod tests {
         ] {
             assert_eq!(http_date(text), Some(want), "{text}");
         }
+    }
+
+    #[test]
+    fn who_sends_a_byte_now_and_then_is_too_slow_and_waits_of_our_own_do_not_count() {
+        let patience = Patience::default().with_idle(Duration::from_secs(5));
+        let slow_after = |wait_ms: u64, bytes: usize| {
+            let mut pace = Pace::default();
+            (1..=100).find(|_| pace.is_too_slow(&patience, Duration::from_millis(wait_ms), bytes))
+        };
+        assert_eq!(slow_after(1000, 1), Some(10));
+        assert_eq!(slow_after(1000, 999), Some(10));
+        assert_eq!(slow_after(1000, 1000), None);
+        assert_eq!(slow_after(0, 0), None, "bytes that were there before they were asked for");
+        let mut pace = Pace::default();
+        let mut after = |seconds, bytes| pace.is_too_slow(&patience, Duration::from_secs(seconds), bytes);
+        assert!(!after(5, 1 << 20));
+        assert!(!after(5, 1), "of all of that time it was enough");
+        assert!(!after(3600, 1), "no more than the limit of silence counts");
+        assert!(after(5, 1), "and it counts anew after each span");
     }
 
     #[test]

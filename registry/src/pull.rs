@@ -232,7 +232,7 @@ impl Part {
                 Err(error) if error.is_transient() => error,
                 Err(error) => return Err(error),
             };
-            if self.at > before {
+            if self.at > before && !error.is_standstill() {
                 retry.reset();
             }
             if parts == PARTS_MAX || !retry.pause(&self.client.transport().patience, None).await {

@@ -9,8 +9,8 @@ use crate::transport::Payload;
 use crate::upload::{Session, Upload, confirmed};
 use crate::{Mismatch, RegistryError};
 use kiln_oci::{DOCUMENT_BYTES_MAX, Descriptor, Digest, MediaType, Reference};
-use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Url};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -65,6 +65,14 @@ impl Client {
                 Ok(None)
             }
         }
+    }
+
+    /// Tells a registry that an upload will not be used. If that fails, it forgets it by itself.
+    pub(crate) async fn forget_upload(&self, host: &Arc<Host>, repository: &str, scope: Scope, address: Url) {
+        let mut request = Request::new(Method::DELETE, repository, "", scope);
+        request.target = Target::Named(address);
+        request.retried = false;
+        let _ = self.send(host, &request).await;
     }
 
     async fn offered<'a>(
@@ -189,10 +197,8 @@ impl Push<'_> {
     /// Tells the registry that an upload will not be used. If that fails, it forgets it by itself.
     async fn cancel(&self, session: Option<Session>) {
         let Some(session) = session else { return };
-        let mut request = Request::new(Method::DELETE, self.repository.repository(), "", self.scope.clone());
-        request.target = Target::Named(session.address());
-        request.retried = false;
-        let _ = self.client.send(&self.host, &request).await;
+        let repository = self.repository.repository();
+        self.client.forget_upload(&self.host, repository, self.scope.clone(), session.address()).await;
     }
 }
 

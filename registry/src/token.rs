@@ -4,9 +4,10 @@ use crate::challenge::Challenge;
 use crate::credentials::{Credentials, Found};
 use crate::error::{is_transient_status, printable};
 use crate::origin::{Origin, authority, realm_address};
+use crate::patience::Pace;
 use crate::patience::Retry;
 use crate::request::told_to_wait;
-use crate::transport::{Outgoing, Payload, Transport, Wire, timed_out};
+use crate::transport::{Outgoing, Payload, Transport, Wire, next_bytes};
 use crate::{RegistryError, answer};
 use base64::Engine as _;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -165,20 +166,19 @@ async fn told(
         Err(error) => return (Err(error), None),
     };
     let wait = told_to_wait(&response);
-    let idle = transport.patience.idle;
-    let what = || "the token".to_owned();
+    let (what, mut pace) = (|| "the token".to_owned(), Pace::default());
     let mut body = Vec::new();
     loop {
-        let chunk = match tokio::time::timeout(idle, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => return (Ok((response.status().as_u16(), body)), wait),
-            Ok(Err(error)) => return (Err(transport.failure(&host, &what(), error)), wait),
-            Err(_) => return (Err(timed_out(&host, what(), idle)), wait),
+        let chunk = match next_bytes(&mut response, &mut pace, transport, &host, &what).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return (Ok((response.status().as_u16(), body)), wait),
+            Err(error) => return (Err(error), wait),
         };
+        let chunk = chunk.as_ref();
         if (body.len() + chunk.len()) as u64 > TOKEN_BYTES_MAX {
             return (Err(RegistryError::TooLarge { host, what: what(), max: TOKEN_BYTES_MAX }), wait);
         }
-        body.extend_from_slice(&chunk);
+        body.extend_from_slice(chunk);
     }
 }
 

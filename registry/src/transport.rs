@@ -4,6 +4,7 @@
 use crate::config::{Places, Trust, proxy_of};
 use crate::error::chain;
 use crate::origin::{api_host, authority, is_loopback};
+use crate::patience::{Pace, SLOWEST_BYTES_PER_S};
 use crate::{Patience, RegistryError};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, Response, Url};
@@ -14,6 +15,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_util::io::ReaderStream;
 
@@ -207,6 +209,32 @@ impl Transport {
 /// An answer, or a part of one, that did not come in time.
 pub(crate) fn timed_out(host: &str, what: String, limit: std::time::Duration) -> RegistryError {
     RegistryError::Timeout { host: host.to_owned(), what, seconds: limit.as_secs_f32() }
+}
+
+/// The next bytes of a body, within the limits of silence and of slowness. `what` says what is waited for.
+pub(crate) async fn next_bytes(
+    response: &mut Response,
+    pace: &mut Pace,
+    transport: &Transport,
+    host: &str,
+    what: &(dyn Fn() -> String + Sync),
+) -> Result<Option<impl AsRef<[u8]> + use<>>, RegistryError> {
+    let patience = &transport.patience;
+    let asked = Instant::now();
+    let chunk = match tokio::time::timeout(patience.idle, response.chunk()).await {
+        Ok(chunk) => chunk.map_err(|e| transport.failure(host, &what(), e))?,
+        Err(_) => return Err(timed_out(host, what(), patience.idle)),
+    };
+    let bytes = chunk.as_ref().map(|chunk| chunk.len());
+    if bytes.is_some_and(|bytes| pace.is_too_slow(patience, asked.elapsed(), bytes)) {
+        return Err(RegistryError::TooSlow {
+            host: host.to_owned(),
+            what: what(),
+            bytes_per_s: SLOWEST_BYTES_PER_S,
+            seconds: patience.idle.as_secs_f32() * 2.0,
+        });
+    }
+    Ok(chunk)
 }
 
 /// A file that tells how much of it was read, so that a slow upload is not taken for a dead one.

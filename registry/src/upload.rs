@@ -24,6 +24,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// The first size of a chunk. Half of the registries that want chunks have a proxy with a limit in front.
 const CHUNK_BYTES: u64 = 16 << 20;
@@ -74,6 +75,16 @@ struct Course {
     is_resumable: bool,
     /// Whether it went on after a break, so that what the registry has may be something else.
     is_mended: bool,
+    /// Who tells the registry if it is given up.
+    farewell: Option<Farewell>,
+}
+
+/// What it takes to tell a registry that an upload was given up.
+struct Farewell {
+    client: Client,
+    host: Arc<Host>,
+    repository: String,
+    scope: Scope,
 }
 
 enum Sent {
@@ -157,12 +168,21 @@ impl Upload<'_> {
             None => self.start().await?,
         };
         let manner = self.host.manners.get();
-        let mut course = Course { session, at: 0, manner, is_resumable: true, is_mended: false };
+        let farewell = Some(Farewell {
+            client: self.client.clone(),
+            host: Arc::clone(self.host),
+            repository: self.repository.repository().to_owned(),
+            scope: self.scope.clone(),
+        });
+        let mut course = Course { session, at: 0, manner, is_resumable: true, is_mended: false, farewell };
         let mut retry = Retry::default();
         let (mut breaks, mut misfits) = (0, 0);
         loop {
             let failure = match self.step(&mut course).await {
-                Sent::Done => return Ok(()),
+                Sent::Done => {
+                    course.farewell = None;
+                    return Ok(());
+                }
                 Sent::Onward(at) if at > course.at => {
                     course.at = at;
                     retry.reset();
@@ -183,6 +203,7 @@ impl Upload<'_> {
             }
             // The registry may have got it all, and only its answer was lost.
             if self.client.has_blob_in(self.repository, &self.descriptor.digest, self.scope.clone()).await? {
+                course.farewell = None;
                 return Ok(());
             }
             let before = course.at;
@@ -224,7 +245,10 @@ impl Upload<'_> {
             }
             None => {
                 (course.at, course.is_mended) = (0, false);
-                course.session = self.start().await?;
+                let lost = std::mem::replace(&mut course.session, self.start().await?);
+                if let (Anew::Always, Some(farewell)) = (anew, &course.farewell) {
+                    farewell.say(lost.address);
+                }
             }
         }
         Ok(())
@@ -340,11 +364,34 @@ impl Upload<'_> {
 }
 
 /// Where an upload goes on.
+#[derive(Clone, Copy)]
 enum Anew {
     /// Where it is, and from the start only if the registry does not know it any more.
     IfGone,
     /// In an upload of its own.
     Always,
+}
+
+impl Farewell {
+    /// Says so beside what goes on; [`Client::settle`] waits for it.
+    fn say(&self, address: Url) {
+        let Farewell { client, host, repository, scope } = self;
+        let (own, host, repository, scope) =
+            (client.clone(), Arc::clone(host), repository.clone(), scope.clone());
+        if let Ok(runtime) = Handle::try_current() {
+            let saying = async move { own.forget_upload(&host, &repository, scope, address).await };
+            client.farewells().spawn_on(saying, &runtime);
+        }
+    }
+}
+
+/// However an upload ends, by an error or because nobody waits for it any more.
+impl Drop for Course {
+    fn drop(&mut self) {
+        if let Some(farewell) = self.farewell.take() {
+            farewell.say(self.session.address.clone());
+        }
+    }
 }
 
 impl Course {

@@ -4,10 +4,11 @@
 use crate::client::Client;
 use crate::error::{is_transient_status, printable};
 use crate::origin::{Origin, authority, named_address};
+use crate::patience::Pace;
 use crate::patience::Retry;
 use crate::pull::range_start;
 use crate::request::told_to_wait;
-use crate::transport::{Outgoing, Payload, timed_out};
+use crate::transport::{Outgoing, Payload, next_bytes};
 use crate::{Mismatch, Refusal, RegistryError};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
 use reqwest::{Method, Response, Url};
@@ -54,6 +55,7 @@ pub struct WebAnswer {
     method: Method,
     url: Url,
     response: Response,
+    pace: Pace,
 }
 
 impl Client {
@@ -103,7 +105,7 @@ impl Client {
                 Err(error) if error.is_transient() => error,
                 Err(error) => return Err(error),
             };
-            if received > before {
+            if received > before && !error.is_standstill() {
                 retry.reset();
             }
             if !retry.pause(&self.transport().patience, None).await {
@@ -134,7 +136,15 @@ impl Client {
             let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             match response.headers().get(LOCATION).filter(|_| is_redirect && method == Method::GET) {
                 Some(to) => url = named_address(&url, &String::from_utf8_lossy(to.as_bytes()))?,
-                None => return Ok(WebAnswer { client: self.clone(), method, url, response }),
+                None => {
+                    return Ok(WebAnswer {
+                        client: self.clone(),
+                        method,
+                        url,
+                        response,
+                        pace: Pace::default(),
+                    });
+                }
             }
         }
         let (host, refusal) = (authority(&url), Refusal::TooManyRedirects);
@@ -201,12 +211,11 @@ impl WebAnswer {
     }
 
     async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, RegistryError> {
-        let (transport, host) = (self.client.transport(), authority(&self.url));
-        let idle = transport.patience.idle;
-        match tokio::time::timeout(idle, self.response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|e| transport.failure(&host, &self.request(), e)),
-            Err(_) => Err(timed_out(&host, format!("the body of {}", self.request()), idle)),
-        }
+        let host = authority(&self.url);
+        let what =
+            || format!("the body of {} {}", self.method, crate::origin::without_secrets(self.url.as_str()));
+        let transport = self.client.transport();
+        next_bytes(&mut self.response, &mut self.pace, transport, &host, &what).await
     }
 
     fn mismatch(&self, mismatch: Mismatch) -> RegistryError {

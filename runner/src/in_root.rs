@@ -143,7 +143,8 @@ impl Walk<'_> {
             result => result?,
         }
         let (uid, gid) = self.owner;
-        if (uid, gid) != (0, 0) {
+        let maker = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if (uid, gid) != maker {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }

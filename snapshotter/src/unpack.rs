@@ -276,6 +276,12 @@ impl Unpacker<'_> {
             let dir = self.root.open_listing(&parent).map_err(cannot("open", &parent))?;
             self.clear(&dir, name, &prefix)?;
             fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)).map_err(cannot("make", &prefix))?;
+            let implied = || {
+                let made = node::open_dir(&dir, name)?;
+                node::set_owner(&made, 0, 0)?;
+                node::set_mode(&made, 0o755)
+            };
+            implied().map_err(cannot("change", &prefix))?;
             self.mark_if_hidden(&dir, name, &prefix)?;
             self.census.implied(&prefix);
         }

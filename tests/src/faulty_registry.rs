@@ -36,6 +36,8 @@ pub enum Fault {
     Reset,
     /// What the request asks for is done; the connection ends before the answer.
     LoseAnswer,
+    /// After so many bytes of the answer's body the others come one by one, with this pause before each.
+    DripAfter(u64, Duration),
     /// Nothing more comes after so many bytes of the answer's body.
     StallAfter(u64),
     /// The body is another one, and its length is told rightly.
@@ -388,12 +390,27 @@ impl Inner {
         wire.send_head(told.status, &told.headers, &length)?;
         let body: &[u8] = if head.method == "HEAD" { &[] } else { &told.body };
         let most = match fault {
-            Some(Fault::CutAfter(bytes) | Fault::StallAfter(bytes)) if head.method != "HEAD" => *bytes,
+            Some(Fault::CutAfter(bytes) | Fault::StallAfter(bytes) | Fault::DripAfter(bytes, _))
+                if head.method != "HEAD" =>
+            {
+                *bytes
+            }
             _ => u64::MAX,
         };
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(body.len());
         let sent = wire.send_body(&body[..most]);
         self.record(place, |one| one.bytes_out = sent);
+        if let Some(Fault::DripAfter(_, pause)) = fault {
+            let until = Instant::now() + STALL_MAX;
+            for byte in &body[most..] {
+                std::thread::sleep(*pause);
+                if wire.send_body(&[*byte]) == 0 || Instant::now() > until {
+                    return Ok(false);
+                }
+                self.record(place, |one| one.bytes_out += 1);
+            }
+            return Ok(true);
+        }
         if matches!(fault, Some(Fault::StallAfter(_))) && most < body.len() {
             wire.wait_for_end(STALL_MAX);
         }

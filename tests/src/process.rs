@@ -141,6 +141,14 @@ impl Running {
         String::from_utf8_lossy(&all_of(&self.stderr)).into_owned()
     }
 
+    /// The most memory that it had so far, of its own program; `None` once it has ended. What the kernel counts at
+    /// its end (`ru_maxrss`) would be no less than what the parent had when it made the process.
+    pub fn memory_peak_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("its own child").is_some()

@@ -169,7 +169,9 @@ impl Exporter<'_> {
         let mut all = Blobs::default();
         for (at, layer) in stack.0.iter().enumerate() {
             stopping::check(self.images.cancel)?;
-            let is_left = |blob: &&Descriptor| !form.changes(blob) && layer.registry_image().is_some();
+            let is_rewritten = latest_s.is_some() && layer.is_of_step();
+            let is_left =
+                |blob: &&Descriptor| !is_rewritten && !form.changes(blob) && layer.registry_image().is_some();
             let (diff_id, blob) = match layer.blob.as_ref().filter(is_left) {
                 Some(blob) => (layer.diff_id()?, blob.clone()),
                 None => self.blob(stack, at, form, latest_s)?,
@@ -190,7 +192,10 @@ impl Exporter<'_> {
     ) -> Result<(DiffId, Descriptor), WorkerError> {
         let layer = &stack.0[at];
         let diff_id = layer.diff_id()?;
-        self.store.with_space(|_| match self.pulled_blob(layer)? {
+        // The blob that a cache has of a step's layer has the times that it was made with.
+        let is_rewritten = latest_s.is_some() && layer.is_of_step();
+        let pulled = || if is_rewritten { Ok(None) } else { self.pulled_blob(layer) };
+        self.store.with_space(|_| match pulled()? {
             Some(blob) if form.changes(&blob) => Ok((diff_id, self.changed_blob(layer, &blob, form)?)),
             Some(blob) => Ok((diff_id, blob)),
             None => self.made_blob(stack, at, form, latest_s),

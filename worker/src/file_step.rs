@@ -200,8 +200,8 @@ fn perform(
             Ok(work.tree.write_file(path.as_bytes(), *mode, Some(owner), time(*timestamp_ns), &mut data)?)
         }
         FileActionKind::Mkdir { path, mode, make_parents: _, owner, timestamp_ns } => {
-            let owner = owner_ids(place, owner.as_ref())?;
-            work.tree.make_dirs(path.as_bytes(), *mode, owner, time(*timestamp_ns))?;
+            let owner = owner_ids(place, owner.as_ref())?.unwrap_or((0, 0));
+            work.tree.make_dirs(path.as_bytes(), *mode, Some(owner), time(*timestamp_ns))?;
             Ok(())
         }
         FileActionKind::Rm { path, allow_not_found, allow_wildcard: _ } => {
@@ -367,7 +367,8 @@ fn destination(
     let dest = copy.dest.as_bytes();
     let as_folder = dest.ends_with(b"/") || dest.is_empty();
     let folder_mode = mode.map_or(0o755, ModeChange::for_new_parents);
-    let time = time(copy.timestamp_ns);
+    // Whoever kiln runs as: what nobody asked for is root's.
+    let (owner, time) = (Some(owner.unwrap_or((0, 0))), time(copy.timestamp_ns));
     let parts: Vec<&[u8]> = components(dest).collect();
     let made = if as_folder { &parts[..] } else { &parts[..parts.len().saturating_sub(1)] };
     if copy.create_dest_path && !made.is_empty() {

@@ -15,7 +15,7 @@ use crate::at_once::at_once;
 use crate::image_name::ImageName;
 use crate::layer::{Layer, Origin, Stack};
 use crate::meta::LayerRow;
-use crate::output::stopping::STOP_LOOK;
+use crate::output::stopping::stopped;
 use crate::store::Store;
 use crate::{Transfer, WorkerError};
 use kiln_oci::{
@@ -39,6 +39,8 @@ use tokio::runtime::Runtime;
 const PIECES_MAX: usize = 64;
 /// Layers of one image that are fetched and unpacked at once.
 const LAYERS_AT_ONCE: usize = 4;
+/// How long an error waits at most for registries to be told of uploads that are given up.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// What is read of a blob at once, from a folder.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -123,17 +125,16 @@ impl<'a> Images<'a> {
 impl Images<'_> {
     /// Waits for the network, but no longer than the user does.
     pub fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
-        let stopped = async {
-            while !self.cancel.is_cancelled() {
-                tokio::time::sleep(STOP_LOOK).await;
-            }
-        };
         self.runtime.block_on(async {
-            tokio::select! {
+            let done = tokio::select! {
                 biased;
-                () = stopped => Err(WorkerError::Canceled),
+                () = stopped(self.cancel) => Err(WorkerError::Canceled),
                 done = work => Ok(done?),
+            };
+            if done.is_err() {
+                self.client.settle(FAREWELL_MAX).await;
             }
+            done
         })
     }
 

@@ -124,6 +124,11 @@ impl Layer {
         }
     }
 
+    /// Whether a step made it, here or where a shared cache was filled; no layer of an image that is built on.
+    pub fn is_of_step(&self) -> bool {
+        self.created_s.is_some()
+    }
+
     /// The image at a registry in whose repository its blob is.
     pub fn registry_image(&self) -> Option<&Reference> {
         self.origin.as_ref()?.registry_image()

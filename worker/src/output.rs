@@ -31,6 +31,7 @@ use base64::prelude::BASE64_STANDARD;
 use finished::finished;
 use kiln_oci::{DiffId, Digest, ImageConfig, MediaType, Reference};
 use layout::layout;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Where the config of an image keeps a cache of what it was made from, as BuildKit's `type=inline`.
@@ -135,10 +136,19 @@ pub(crate) fn write_all(
         let digest = exporter.store.with_space(|_| Ok(exporter.store.content.put(&config)?))?;
         result.config_digest = Some(digest).filter(|_| !request.is_index);
     }
+    let mut refused = None;
     for output in &request.outputs {
         stopping::check(exporter.images.cancel)?;
         let annotations = output.annotations.iter().chain(&request.annotations).cloned().collect();
-        let release = (Writer { exporter, request, attester, built: &built, output, annotations }).write()?;
+        let writer = Writer { exporter, request, attester, built: &built, output, annotations };
+        let release = match writer.write() {
+            // What one registry does is no reason to keep the image from the others.
+            Err(error @ WorkerError::Registry(_)) if matches!(output.form, Form::Registry) => {
+                refused = refused.or(Some(error));
+                continue;
+            }
+            written => written?,
+        };
         let names = output.names.iter().map(|name| match &release {
             Some(release) if output.by_digest => name.with_digest(release.top().0.digest).to_string(),
             _ => name.to_string(),
@@ -153,7 +163,7 @@ pub(crate) fn write_all(
             result.manifest = Some(release.top().0);
         }
     }
-    Ok(result)
+    refused.map_or(Ok(result), Err)
 }
 
 /// Writes one output.
@@ -180,20 +190,7 @@ impl Writer<'_> {
             Form::Store => self.name_image().map(|()| None),
             Form::Registry => {
                 let (release, referrers) = self.release()?;
-                let stacks: Vec<Stack> = self.built.iter().map(|image| image.stack.clone()).collect();
-                let digest = release.top().0.digest;
-                for name in &output.names {
-                    let pinned = output.by_digest.then(|| name.with_digest(digest));
-                    let name = pinned.as_ref().unwrap_or(name);
-                    exporter.task(&format!("pushing {name}"), || {
-                        exporter.push(&release, name, &stacks)?;
-                        push_referrers(exporter, name, &referrers)
-                    })?;
-                    if let Some(key) = &self.request.attest.key {
-                        let task = format!("signing {name}");
-                        exporter.task(&task, || push_signature(exporter, name, &digest, key))?;
-                    }
-                }
+                self.push_all(&release, &referrers)?;
                 Ok(Some(release))
             }
             Form::Oci(dest) => {
@@ -232,6 +229,47 @@ impl Writer<'_> {
                 Ok(None)
             }
         }
+    }
+
+    /// Pushes to all names, whatever becomes of the others; the first failure is told. A registry that is down is
+    /// not tried for each of its names.
+    fn push_all(&self, release: &Release, referrers: &[Documents]) -> Result<(), WorkerError> {
+        let mut refused: Option<WorkerError> = None;
+        let mut down = BTreeSet::new();
+        for name in &self.output.names {
+            if down.contains(name.registry()) {
+                continue;
+            }
+            match self.push(name, release, referrers) {
+                Ok(()) => {}
+                Err(WorkerError::Registry(error)) => {
+                    if error.is_transient() {
+                        down.insert(name.registry());
+                    }
+                    refused = refused.or(Some(error.into()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Pushes to one name, with what refers to it: the manifest after its blobs, an index after its manifests.
+    fn push(&self, name: &Reference, release: &Release, referrers: &[Documents]) -> Result<(), WorkerError> {
+        let exporter = self.exporter;
+        let stacks: Vec<Stack> = self.built.iter().map(|image| image.stack.clone()).collect();
+        let digest = release.top().0.digest;
+        let pinned = self.output.by_digest.then(|| name.with_digest(digest));
+        let name = pinned.as_ref().unwrap_or(name);
+        exporter.task(&format!("pushing {name}"), || {
+            exporter.push(release, name, &stacks)?;
+            push_referrers(exporter, name, referrers)
+        })?;
+        if let Some(key) = &self.request.attest.key {
+            let task = format!("signing {name}");
+            exporter.task(&task, || push_signature(exporter, name, &digest, key))?;
+        }
+        Ok(())
     }
 
     /// Whether the result is an index: of several platforms, or of an image and what is attested of it.

@@ -2,7 +2,7 @@
 //! `kiln registry check` says of it.
 
 use super::NONE;
-use kiln_oci::{Digest, MediaType};
+use kiln_oci::{Digest, Index, Manifest, MediaType};
 use kiln_tests::{
     BASIC_PASSWORD, BASIC_USER, BaseImage, Certificates, Door, FakeRegistry, Proxy, Registry, Reply,
     TestContext, closed_port, request,
@@ -169,6 +169,52 @@ fn nothing_is_pushed_to_a_mirror() {
     context.write("Dockerfile", "FROM scratch\nLABEL a=b\n");
     context.build(["--push", "-t", &origin.reference("app:1")]).success();
     assert!(origin.manifest("app", "1").is_some());
+    assert_eq!(mirror.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_list_that_is_read_to_be_written_is_the_registrys_and_not_an_old_one_of_a_mirror() {
+    let origin = Registry::start();
+    let old = Index {
+        schema_version: 2,
+        media_type: Some(MediaType::OciIndex),
+        manifests: Vec::new(),
+        annotations: Default::default(),
+    };
+    let old = serde_json::to_vec(&old).expect("JSON");
+    let mirror = FakeRegistry::start(move |_, target| match target.contains("/manifests/sha256-") {
+        true => Reply::new(200, old.clone()).header("Content-Type", MediaType::OciIndex.as_str()),
+        false => Reply::new(404, "{}"),
+    });
+    let conf = format!(
+        "[[registry]]\nlocation = '{}'\n[[registry.mirror]]\nlocation = '{}'\n",
+        origin.address(),
+        mirror.address()
+    );
+    let context = on("scratch", &conf);
+    context.write("Dockerfile", "FROM scratch\nLABEL a=b\n");
+    let name = origin.reference("app:1");
+    for round in 1..=2 {
+        let args = ["--sbom", "--provenance=mode=min", "--attest-as=referrers", "--push", "-t", &name];
+        context.build(args).success();
+        let image = Digest::of(&origin.manifest("app", "1").expect("it was pushed"));
+        let list = origin.manifest("app", &format!("sha256-{}", image.hex())).expect("a list");
+        let list: Index = serde_json::from_slice(&list).expect("an index");
+        // The bill is the same each time; when it was built is not.
+        assert_eq!(list.manifests.len(), 1 + round, "{list:?}");
+    }
+    let key = context.text("key.pem");
+    for round in 1..=2 {
+        let making = ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &key];
+        assert!(
+            std::process::Command::new("openssl").args(making).output().expect("openssl").status.success()
+        );
+        context.build(["--push", "-t", &name, "--sign-key", &key]).success();
+        let image = Digest::of(&origin.manifest("app", "1").expect("it was pushed"));
+        let signatures = origin.manifest("app", &format!("sha256-{}.sig", image.hex())).expect("signatures");
+        let signatures: Manifest = serde_json::from_slice(&signatures).expect("a manifest");
+        assert_eq!(signatures.layers.len(), round, "{signatures:?}");
+    }
     assert_eq!(mirror.requests(), Vec::<String>::new());
 }
 

@@ -48,7 +48,7 @@ fn add_to_list(
         return Err(WorkerError::Unsupported(format!("a list of what refers to {name}")));
     };
     let images = exporter.images;
-    let mut list = match images.network(images.client.manifest(&tag)) {
+    let mut list = match images.network(images.client.manifest_at_origin(&tag)) {
         Ok((descriptor, bytes)) => match Document::parse(&bytes, &descriptor.media_type) {
             Ok(Document::Index(index)) => index,
             Ok(Document::Manifest(_)) => {

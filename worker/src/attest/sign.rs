@@ -64,7 +64,7 @@ fn payload(name: &Reference, digest: &Digest) -> Vec<u8> {
 fn signatures_at(exporter: &Exporter<'_>, tag: &Reference) -> Result<Vec<Descriptor>, WorkerError> {
     let images = exporter.images;
     images.may_ask(tag)?;
-    match images.network(images.client.manifest(tag)) {
+    match images.network(images.client.manifest_at_origin(tag)) {
         Ok((_, bytes)) => {
             let manifest: Manifest = serde_json::from_slice(&bytes)
                 .map_err(|source| WorkerError::Config { reference: tag.to_string(), source })?;

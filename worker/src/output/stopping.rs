@@ -29,6 +29,13 @@ impl<W: Write> Write for Stopping<'_, W> {
     }
 }
 
+/// Ends when the user has stopped the build.
+pub(crate) async fn stopped(cancel: &CancelToken) {
+    while !cancel.is_cancelled() {
+        tokio::time::sleep(STOP_LOOK).await;
+    }
+}
+
 /// An error if the user has stopped the build.
 pub(crate) fn check(cancel: &CancelToken) -> Result<(), WorkerError> {
     if cancel.is_cancelled() { Err(WorkerError::Canceled) } else { Ok(()) }

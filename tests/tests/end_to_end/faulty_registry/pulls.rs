@@ -166,6 +166,80 @@ fn a_stall_times_out_and_the_transfer_goes_on() {
 }
 
 #[test]
+fn a_server_that_drips_is_as_good_as_silent() {
+    let (registry, parts) = served();
+    let layer = Digest::of(&parts.layers[0]);
+    let pull = |context: &TestContext| {
+        let args = ["pull", "-q", "--network-timeout", "500ms", "--retry", "2"];
+        let command = context.kiln(args.iter().copied().chain([registry.reference("a/b:1").as_str()]));
+        command.env("KILN_RETRY_DELAY", "10ms").run()
+    };
+    let drip = Fault::DripAfter(100_000, Duration::from_millis(50));
+    let first = drip.clone();
+    registry.script(move |asked| {
+        (is_layer(asked, &layer) && asked.header("range").is_none()).then(|| first.clone())
+    });
+    let context = TestContext::new();
+    let finished = pull(&context).success();
+    Case::new("pull, layer drips from byte 100000 on", &registry, needed(&parts)).ended(&finished);
+    assert!(has_blob(&context, &parts.layers[0]));
+    let asked = ranges(&registry, &layer);
+    assert!(asked.len() == 2 && asked[1].starts_with("bytes=1000"), "it goes on there: {asked:?}");
+    // At that pace it would take three hours, and it would not be silent once.
+    let none = Fault::DripAfter(0, Duration::from_millis(50));
+    for (what, always) in [("layer", drip), ("layer", none.clone()), ("manifests", none)] {
+        registry.script(move |asked| {
+            let is_meant = if what == "layer" { is_layer(asked, &layer) } else { asked.is("GET", what) };
+            is_meant.then(|| match (&always, asked.header("range")) {
+                (Fault::DripAfter(_, pause), Some(_)) => Fault::DripAfter(0, *pause),
+                _ => always.clone(),
+            })
+        });
+        let context = TestContext::new();
+        let finished =
+            pull(&context).fails_with(3).says("less than 1000 bytes a second").says(registry.address());
+        Case::new(&format!("pull, {what} drips for ever"), &registry, needed(&parts)).ended(&finished);
+        assert!(finished.took < Duration::from_secs(20), "{finished}");
+        is_clean(&context);
+    }
+}
+
+#[test]
+fn a_mirror_that_breaks_in_the_middle_of_pieces_is_left_at_that_byte() {
+    let parts = image(48 << 20);
+    let (mirror, origin) = (FaultyRegistry::start(), FaultyRegistry::start());
+    serve(&mirror, &parts);
+    serve(&origin, &parts);
+    let (layer, size) = (Digest::of(&parts.layers[0]), parts.layers[0].len() as u64);
+    // The third piece ends in its middle, and so does all that comes after it.
+    mirror.script(move |asked| match asked.header("range") {
+        Some(range) if is_layer(asked, &layer) && range.starts_with("bytes=16777216-") => {
+            Some(Fault::CutAfter(1_000_000))
+        }
+        _ => None,
+    });
+    let context = TestContext::new();
+    let conf = format!(
+        "[[registry]]\nprefix = 'r.test'\nlocation = '{}'\n[[registry.mirror]]\nlocation = '{}'\n",
+        origin.address(),
+        mirror.address()
+    );
+    let file = context.write_beside("registries.conf", conf);
+    let command = hasty(context.kiln(["pull", "-q", "r.test/a/b:1"]));
+    let finished = command.env("CONTAINERS_REGISTRIES_CONF", &file).run().success();
+    let name = "pull, a mirror breaks in the third piece";
+    Case { elsewhere: Some(&mirror), ..Case::new(name, &origin, needed(&parts)) }.ended(&finished);
+    assert!(has_blob(&context, &parts.layers[0]));
+    is_clean(&context);
+    let rest = ranges(&origin, &layer);
+    assert!(rest.contains(&"bytes=17777216-25165823".to_owned()), "it goes on there: {rest:?}");
+    let moved = mirror.moved() + origin.moved();
+    assert!(moved >= size && mirror.moved() >= 17_777_216, "{moved}");
+    let of_mirror = ranges(&mirror, &layer);
+    assert!(!of_mirror.contains(&"bytes=17777216-25165823".to_owned()), "not asked again: {of_mirror:?}");
+}
+
+#[test]
 fn a_body_that_is_not_what_it_should_be_is_refused_and_spoils_nothing() {
     let (registry, parts) = served();
     let (layer, bytes) = (Digest::of(&parts.layers[0]), parts.layers[0].clone());

@@ -189,6 +189,107 @@ fn what_does_not_pass_leaves_no_manifest() {
 }
 
 #[test]
+fn an_upload_that_is_given_up_is_deleted() {
+    let source = Source::new();
+    for status in [507, 503] {
+        let registry = FaultyRegistry::start();
+        registry.script(move |asked| {
+            let is_meant = carries_layer(asked) && matches!(asked.method.as_str(), "PUT" | "PATCH");
+            is_meant.then(|| Fault::AnswerAfter(1000, Told::status(status)))
+        });
+        source.push(&registry).fails_with(3).says(&status.to_string());
+        let sent = registry.lines();
+        assert!(sent.contains(&"DELETE uploads 204".to_owned()), "{sent:?}");
+        assert!(registry.manifest("a/b", "1").is_none());
+    }
+    // A registry that does not answer that either holds nobody up for long.
+    let registry = FaultyRegistry::start();
+    registry.script(|asked| match asked.method.as_str() {
+        "DELETE" => Some(Fault::Late(Duration::from_secs(8))),
+        _ => carries_layer(asked).then(|| Fault::AnswerAfter(1000, Told::status(507))),
+    });
+    let finished = source.push(&registry).fails_with(3).says("507");
+    assert!(finished.took < Duration::from_secs(5), "{finished}");
+}
+
+#[test]
+fn ctrl_c_in_an_upload_deletes_it() {
+    let (source, registry) = (Source::new(), FaultyRegistry::start());
+    registry.script(|asked| carries_layer(asked).then_some(Fault::StallRequestAfter(120_000)));
+    let name = registry.reference("a/b:1");
+    source.context.kiln(["tag", "source:1", &name]).run().success();
+    let running = source.context.kiln(["push", "-q", &name]).start();
+    let is_stalled = || registry.recorded().iter().any(|one| carries_layer(&one.asked));
+    assert!(kiln_tests::wait_until(Duration::from_secs(20), is_stalled));
+    running.signal(rustix::process::Signal::INT);
+    let finished = running.wait(Duration::from_secs(20));
+    assert_eq!(finished.code, Some(130), "{finished}");
+    let sent = registry.lines();
+    assert!(sent.iter().any(|line| line.starts_with("DELETE uploads")), "{sent:?}");
+}
+
+#[test]
+fn one_registry_that_fails_does_not_keep_the_image_from_the_others() {
+    let (bad, good, third) = (FaultyRegistry::start(), FaultyRegistry::start(), FaultyRegistry::start());
+    let context = TestContext::with_dockerfile("FROM scratch\nARG TARGETARCH\nCOPY data /$TARGETARCH\n");
+    context.write("data", noise(SIZE, 9));
+    let names = [("a/x", "1"), ("a/x", "latest"), ("b/y", "2")];
+    let refuse = |registry: &FaultyRegistry| {
+        registry.script(|asked| {
+            asked.is("PUT", "manifests").then(|| Fault::Answer(Told::status(403).body("no room")))
+        });
+    };
+    refuse(&bad);
+    let reference =
+        |registry: &FaultyRegistry, (name, tag): (&str, &str)| registry.reference(&format!("{name}:{tag}"));
+    // One build with tags at several registries, the bad one first.
+    let tags = names.iter().flat_map(|name| [&bad, &good].map(|registry| reference(registry, *name)));
+    let mut args: Vec<String> = tags.flat_map(|tag| ["-t".to_owned(), tag]).collect();
+    args.extend(["--push", "--platform", "linux/amd64,linux/arm64"].map(str::to_owned));
+    hasty(context.building(&args)).run().fails_with(3).says(bad.address());
+    for (repository, tag) in names {
+        assert!(good.manifest(repository, tag).is_some(), "{repository}:{tag}");
+        assert!(bad.manifest(repository, tag).is_none(), "{repository}:{tag}");
+    }
+    is_in_order(&good, "a/x");
+    is_in_order(&good, "b/y");
+    // The same as outputs of their own.
+    let output =
+        |registry: &FaultyRegistry| format!("type=registry,name={}", reference(registry, ("c/z", "1")));
+    let args = ["-o", &output(&bad), "-o", &output(&third), "--platform", "linux/amd64,linux/arm64"];
+    hasty(context.building(args)).run().fails_with(3).says(bad.address());
+    assert!(third.manifest("c/z", "1").is_some() && bad.manifest("c/z", "1").is_none());
+    is_in_order(&third, "c/z");
+    // One that is down is named, and not waited for once for each of its names.
+    let closed = kiln_tests::closed_port();
+    let (one, other) = (format!("{closed}/a:1"), format!("{closed}/b:1"));
+    let last = third.reference("d/w:1");
+    let finished = hasty(context.building(["-t", &one, "-t", &other, "-t", &last, "--push"])).run();
+    finished.fails_with(3).says(&closed);
+    assert!(third.manifest("d/w", "1").is_some());
+}
+
+/// Whether the blobs of a repository went before its first manifest, and the index after what it lists.
+#[track_caller]
+fn is_in_order(registry: &FaultyRegistry, repository: &str) {
+    let of = |target: &str| target.starts_with(&format!("/v2/{repository}/"));
+    let recorded = registry.recorded();
+    let puts: Vec<&str> = recorded
+        .iter()
+        .filter(|one| one.asked.method == "PUT" && of(&one.asked.target))
+        .map(|one| one.asked.target.as_str())
+        .collect();
+    let first = puts.iter().position(|target| target.contains("/manifests/")).expect("manifests");
+    assert!(puts[first..].iter().all(|target| target.contains("/manifests/")), "{puts:?}");
+    let (children, tops): (Vec<&str>, Vec<&str>) =
+        puts[first..].iter().partition(|target| target.contains("/manifests/sha256:"));
+    assert!(children.len() >= 2 && !tops.is_empty(), "{puts:?}");
+    assert!(puts[first].contains("sha256:") && !puts[puts.len() - 1].contains("sha256:"), "{puts:?}");
+    let tops_before = puts[first..].iter().take_while(|target| target.contains("sha256:")).count();
+    assert!(tops_before >= 2, "the index is last: {puts:?}");
+}
+
+#[test]
 fn a_token_that_ends_in_the_middle_is_renewed_and_the_upload_goes_on() {
     let registry = FaultyRegistry::of(Nature { lets: Let::Token(1000), ..Nature::default() });
     let source = Source::new();
