@@ -22,7 +22,7 @@ use kiln_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, ImageFolder, LayoutError,
     LayoutReference, Manifest, MediaType, Platform,
 };
-use kiln_registry::{Client, RegistryError};
+use kiln_registry::Client;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
@@ -122,7 +122,10 @@ impl<'a> Images<'a> {
 
 impl Images<'_> {
     /// Waits for the network, but no longer than the user does.
-    pub fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
+    pub fn network<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, WorkerError>
+    where
+        WorkerError: From<E>,
+    {
         let stopped = async {
             while !self.cancel.is_cancelled() {
                 tokio::time::sleep(STOP_LOOK).await;
