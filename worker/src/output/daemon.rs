@@ -54,7 +54,11 @@ impl Writer<'_> {
             let of = (config.as_slice(), diff_ids);
             let loaded = daemon.load(|out| write_thin(exporter, &self.output.names, of, &blobs, out));
             match loaded {
-                Err(WorkerError::Docker { error: DockerError::Refused(_), .. }) => Ok(false),
+                // Who refuses may hang up before all is sent, which cuts off what it says.
+                Err(WorkerError::Docker {
+                    error: DockerError::Refused(_) | DockerError::Unreachable(_),
+                    ..
+                }) => Ok(false),
                 loaded => loaded.map(|()| true),
             }
         })
