@@ -279,7 +279,7 @@ pub(crate) struct BuildArgs {
     /// Push the image to the registries of its names
     #[arg(long)]
     pub push: bool,
-    /// Keep the image in the store (as without any --output)
+    /// Keep the image in the store (as without any --output), and load it into the Docker daemon, if one is there
     #[arg(long)]
     pub load: bool,
     /// List the packages that are in the image, as an attestation (SPDX)

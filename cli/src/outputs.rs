@@ -1,5 +1,6 @@
 //! What `--output` says, parsed. It does not know how an output is written.
 
+mod daemon;
 mod options;
 
 use crate::error::CommandError;
@@ -21,7 +22,7 @@ pub(crate) fn reference(argument: &str, name: &str) -> Result<Reference, Command
 pub(crate) struct Wanted {
     /// That it is pushed by its names.
     pub push: bool,
-    /// That the store has it by its names.
+    /// That the store has it by its names, and a Docker daemon, if one is there.
     pub load: bool,
     /// That it is an index.
     pub is_index: bool,
@@ -43,7 +44,10 @@ pub(crate) fn parse_all(
         all.push(Output::new(Form::Registry, names.clone()));
     }
     if wanted.load || all.is_empty() {
-        all.push(Output::new(Form::Store, names));
+        all.push(Output::new(Form::Store, names.clone()));
+    }
+    if wanted.load && !all.iter().any(|output| matches!(output.form, Form::Daemon(_))) {
+        all.push(Output::new(Form::Daemon(daemon::daemon()?), names));
     }
     if all.iter().filter(|output| is_on_standard_output(&output.form)).count() > 1 {
         let problem = "only one output can go to standard output: give the others dest=FILE";
@@ -54,12 +58,16 @@ pub(crate) fn parse_all(
 
 /// Refuses what holds one image only, where the result is an index.
 pub(crate) fn refuse_docker(outputs: &[Output]) -> Result<(), CommandError> {
-    match outputs.iter().any(|output| matches!(output.form, Form::Docker(_))) {
-        true => {
+    match outputs.iter().find(|output| matches!(output.form, Form::Docker(_) | Form::Daemon(Some(_)))) {
+        Some(output) => {
+            let flag = match output.form {
+                Form::Docker(_) => "--output type=docker",
+                _ => "--load",
+            };
             let problem = "what `docker load` reads holds one image: write type=oci, or build for one platform and without attestations";
-            Err(CommandError::usage("--output type=docker", problem))
+            Err(CommandError::usage(flag, problem))
         }
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -122,12 +130,27 @@ fn one(text: &str, tags: &[String], tag_names: &[Reference], is_index: bool) -> 
 fn form_of(options: &Options, has_name: bool) -> Result<Form, String> {
     let kind = options.kind.ok_or("needs type=")?;
     let path = options.dest.as_deref().filter(|d| !STANDARD_OUTPUT.contains(d)).map(PathBuf::from);
+    if options.into_daemon && (kind != Kind::Docker || options.dest.is_some() || options.tar == Some(false)) {
+        return Err("context=default is for type=docker, without dest and tar=false".to_owned());
+    }
     let is_pushed = options.push.unwrap_or(kind == Kind::Registry);
+    // Where it can't be written to standard output anyway, it goes where docker's own build puts it.
+    let nowhere = || options.dest.is_none() && options.tar != Some(false) && is_terminal();
+    if kind == Kind::Docker
+        && nowhere()
+        && let Ok(Some(host)) = daemon::daemon()
+    {
+        return Ok(Form::Daemon(Some(host)));
+    }
     Ok(match kind {
         Kind::Oci | Kind::Docker if options.tar == Some(false) => {
             Form::Layout(path.ok_or("tar=false needs dest=FOLDER")?)
         }
         Kind::Oci => Form::Oci(path),
+        Kind::Docker if options.into_daemon => match daemon::daemon().map_err(|e| e.to_string())? {
+            Some(host) => Form::Daemon(Some(host)),
+            None => return Err("context=default: no Docker daemon listens, see DOCKER_HOST".to_owned()),
+        },
         Kind::Docker => Form::Docker(path),
         Kind::Tar => Form::Tar(path),
         Kind::Local => Form::Local(path.ok_or("needs dest=FOLDER")?),
@@ -145,8 +168,13 @@ fn has_tag(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))
 }
 
+/// Whether standard output is one.
+fn is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stdout())
+}
+
 fn refuse_terminal(form: &Form, text: &str) -> Result<(), CommandError> {
-    if is_on_standard_output(form) && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+    if is_on_standard_output(form) && is_terminal() {
         let problem = "needs dest=FILE where standard output is a terminal";
         return Err(CommandError::usage(format!("--output {text}"), problem));
     }

@@ -161,6 +161,11 @@ impl Client {
         }
     }
 
+    /// How long is waited for what.
+    pub fn patience(&self) -> &Patience {
+        &self.transport().patience
+    }
+
     pub(crate) fn transport(&self) -> &Transport {
         &self.shared.transport
     }

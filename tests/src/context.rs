@@ -125,6 +125,8 @@ impl TestContext {
             .env_remove("XDG_RUNTIME_DIR")
             .env_remove("REGISTRY_AUTH_FILE")
             .env_remove("DOCKER_AUTH_CONFIG")
+            .env_remove("DOCKER_HOST")
+            .env_remove("DOCKER_TLS_VERIFY")
             .env_remove("CONTAINERS_REGISTRIES_CONF")
             .env_remove("NO_COLOR")
     }

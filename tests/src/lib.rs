@@ -5,6 +5,7 @@
 mod base_image;
 mod certificates;
 mod context;
+mod fake_docker;
 mod fake_registry;
 mod faulty_registry;
 mod gha_server;
@@ -21,6 +22,7 @@ mod traces;
 pub use base_image::{BUSYBOX_PATH, BaseImage, LayerEntry, Parts};
 pub use certificates::Certificates;
 pub use context::TestContext;
+pub use fake_docker::{FakeDocker, Loaded, Manner};
 pub use fake_registry::{FakeRegistry, Reply, closed_port};
 pub use faulty_registry::{Asked, Fault, FaultyRegistry, Let, Nature, Recorded, Told, Uploads};
 pub use gha_server::GhaServer;

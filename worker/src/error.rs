@@ -6,6 +6,7 @@ use crate::attest::SignKeyError;
 use crate::cache::CacheError;
 use crate::cache_mount::CacheMountError;
 use crate::cdi::DeviceError;
+use crate::docker_daemon::DockerError;
 use crate::emulation::ForeignProgram;
 use crate::incoming::ArchiveFlaw;
 use crate::keeping::Shortage;
@@ -94,6 +95,14 @@ pub enum WorkerError {
         place: String,
         /// What is wrong.
         error: Box<WorkerError>,
+    },
+    /// A Docker daemon could not be used.
+    #[error("the Docker daemon at {host}: {error}")]
+    Docker {
+        /// Where it listens.
+        host: String,
+        /// Why not.
+        error: DockerError,
     },
     /// A process could not be run.
     #[error(transparent)]

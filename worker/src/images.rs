@@ -2,6 +2,7 @@
 //! It does not know what a build does with them.
 
 mod mirrors;
+mod pieces;
 mod resolve;
 mod stored;
 mod whole;
@@ -22,16 +23,17 @@ use kiln_oci::{
     DOCUMENT_BYTES_MAX, Descriptor, DiffId, Digest, Document, ImageConfig, ImageFolder, LayoutError,
     LayoutReference, Manifest, MediaType, Platform,
 };
-use kiln_registry::{Client, RegistryError};
+use kiln_registry::Client;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::compress::{Compression, decoder};
 use kiln_snapshotter::{Committed, SnapshotId};
+use pieces::Pieces;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
@@ -124,7 +126,10 @@ impl<'a> Images<'a> {
 
 impl Images<'_> {
     /// Waits for the network, but no longer than the user does.
-    pub fn network<T>(&self, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, WorkerError> {
+    pub fn network<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, WorkerError>
+    where
+        WorkerError: From<E>,
+    {
         self.runtime.block_on(async {
             let done = tokio::select! {
                 biased;
@@ -567,32 +572,4 @@ fn compression_of(origin: &Origin, media_type: &MediaType) -> Result<Compression
         reference: origin.name(),
         source: kiln_oci::DocumentError::Unsupported(media_type.clone()),
     })
-}
-
-/// Reads the pieces that a channel brings.
-struct Pieces {
-    receiver: Receiver<Vec<u8>>,
-    piece: Vec<u8>,
-    at: usize,
-}
-
-impl Pieces {
-    fn new(receiver: Receiver<Vec<u8>>) -> Pieces {
-        Pieces { receiver, piece: Vec::new(), at: 0 }
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.piece.len() {
-            match self.receiver.recv() {
-                Ok(piece) => (self.piece, self.at) = (piece, 0),
-                Err(_) => return Ok(0),
-            }
-        }
-        let n = buf.len().min(self.piece.len() - self.at);
-        buf[..n].copy_from_slice(&self.piece[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
-    }
 }

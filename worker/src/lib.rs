@@ -10,6 +10,7 @@ mod cache;
 mod cache_mount;
 mod cdi;
 mod difference;
+mod docker_daemon;
 mod emulation;
 mod error;
 mod exec_step;
@@ -50,6 +51,7 @@ pub use cache::{
 pub use cache_mount::{CacheMount, CacheMountError, MountsPlace, MovedMount, Taken};
 pub use cdi::{DEFAULT_SPEC_DIRS, DeviceAccess, DeviceError};
 pub use difference::{Aspect, Difference, FileDifference, FileState, LayerDifference, SettingDifference};
+pub use docker_daemon::{DockerError, DockerHost};
 pub use emulation::{ForeignProgram, NoEmulator};
 pub use error::{CopyError, WorkerError};
 pub use explain::Place;

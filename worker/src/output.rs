@@ -3,6 +3,7 @@
 
 mod ahead;
 mod archive;
+mod daemon;
 mod files;
 mod finished;
 mod layout;
@@ -19,6 +20,7 @@ pub use whole::{change_whole, write_whole};
 use crate::WorkerError;
 use crate::annotation::{Annotation, AnnotationLevel, annotations_of};
 use crate::attest::{Attested, Attester, no_platform, push_referrers, push_signature};
+use crate::docker_daemon::DockerHost;
 use crate::export::{Documents, Exporter, Release, config_bytes};
 use crate::layer::Stack;
 use crate::layer_form::{LayerForm, Spelling};
@@ -66,7 +68,7 @@ impl Output {
     /// An output as it is unless more is asked for.
     pub fn new(form: Form, names: Vec<Reference>) -> Output {
         let spelling = match form {
-            Form::Docker(_) => Spelling::Docker,
+            Form::Docker(_) | Form::Daemon(_) => Spelling::Docker,
             _ => Spelling::Oci,
         };
         Output {
@@ -95,6 +97,8 @@ pub enum Form {
     Oci(Option<PathBuf>),
     /// What `docker load` reads, which is an OCI layout too; `None` is standard output.
     Docker(Option<PathBuf>),
+    /// Loaded into a Docker daemon; `None` if there is none, which is said.
+    Daemon(Option<DockerHost>),
     /// An OCI layout in a folder, beside the images that are there.
     Layout(PathBuf),
     /// The files in a tar; `None` is standard output.
@@ -153,7 +157,12 @@ pub(crate) fn write_all(
             Some(release) if output.by_digest => name.with_digest(release.top().0.digest).to_string(),
             _ => name.to_string(),
         });
-        result.names.extend(names);
+        for name in names {
+            // A daemon and the store have the same names.
+            if !(matches!(output.form, Form::Daemon(_)) && result.names.contains(&name)) {
+                result.names.push(name);
+            }
+        }
         if let Some(release) = release {
             result.config_digest = match &release {
                 // Of an image whose layers got other times it is another than that of the one kept here.
@@ -201,7 +210,7 @@ impl Writer<'_> {
                 Ok(Some(release))
             }
             // What `docker load` reads has no word for platforms.
-            Form::Docker(_) if self.makes_index() => {
+            Form::Docker(_) | Form::Daemon(Some(_)) if self.makes_index() => {
                 Err(WorkerError::Unsupported("type=docker for several platforms or attestations".to_owned()))
             }
             Form::Docker(dest) => {
@@ -210,6 +219,10 @@ impl Writer<'_> {
                     archive(exporter, output, (&release, &referrers), dest.as_deref(), true)
                 })?;
                 Ok(Some(release))
+            }
+            Form::Daemon(Some(host)) => self.load_into(host).map(|()| None),
+            Form::Daemon(None) => {
+                exporter.task("no Docker daemon is there: the image is in kiln's store", || Ok(None))
             }
             Form::Layout(dest) => {
                 let (release, referrers) = self.release()?;

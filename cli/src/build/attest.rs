@@ -124,7 +124,7 @@ impl Asked {
             let problem = "a signature lies at a registry: add --push, or an output of type=registry";
             return Err(CommandError::usage("--sign-key", problem));
         }
-        let can_refer = has(|form| !matches!(form, Form::Store | Form::CacheOnly));
+        let can_refer = has(|form| !matches!(form, Form::Store | Form::Daemon(_) | Form::CacheOnly));
         let is_any = self.sbom || self.provenance.is_some();
         if is_any && self.place == AttestPlace::Referrers && !can_refer {
             let problem =

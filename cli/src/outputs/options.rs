@@ -15,6 +15,8 @@ pub(super) struct Options {
     pub push: Option<bool>,
     pub push_by_digest: bool,
     pub store: Option<bool>,
+    /// Whether it goes into a Docker daemon.
+    pub into_daemon: bool,
     pub tar: Option<bool>,
     pub oci_media_types: Option<bool>,
     pub compress: Compress,
@@ -61,6 +63,7 @@ enum Key {
     Push,
     PushByDigest,
     Store,
+    Context,
     Tar,
     OciMediaTypes,
     Compression,
@@ -72,13 +75,14 @@ enum Key {
     AttestationPrefix,
 }
 
-const KEYS: [(&str, Key); 15] = [
+const KEYS: [(&str, Key); 16] = [
     ("type", Key::Type),
     ("dest", Key::Dest),
     ("name", Key::Name),
     ("push", Key::Push),
     ("push-by-digest", Key::PushByDigest),
     ("store", Key::Store),
+    ("context", Key::Context),
     ("tar", Key::Tar),
     ("oci-mediatypes", Key::OciMediaTypes),
     ("compression", Key::Compression),
@@ -97,17 +101,12 @@ const WITHOUT_EFFECT: [&str; 5] =
 
 /// What BuildKit knows and what is not done here: a name, what it is when it asks for nothing, and what to do
 /// instead.
-const REFUSED: [(&str, &str, &str); 6] = [
+const REFUSED: [(&str, &str, &str); 5] = [
     ("registry.insecure", "false", "allow it by --insecure-registry HOST"),
     ("prefer-nondist-layers", "false", "kiln makes no layers of that kind"),
     ("source-date-epoch", "", "set it by --build-arg SOURCE_DATE_EPOCH=…"),
     ("dangling-name-prefix", "", "an image without a name has its id alone"),
     ("mode", "copy", "a folder keeps what else it has"),
-    (
-        "context",
-        "default",
-        "kiln does not load into Docker: pipe it, `kiln build -o type=docker … | docker load`",
-    ),
 ];
 
 /// What an annotation's option begins with.
@@ -147,6 +146,12 @@ impl Options {
             Key::Push => self.push = Some(flag(key, value)?),
             Key::PushByDigest => self.push_by_digest = flag(key, value)?,
             Key::Store => self.store = Some(flag(key, value)?),
+            Key::Context if value == "default" => self.into_daemon = true,
+            Key::Context => {
+                return Err(format!(
+                    "context is default, the daemon of DOCKER_HOST or of its usual socket, not `{value}`"
+                ));
+            }
             Key::Tar => self.tar = Some(flag(key, value)?),
             Key::OciMediaTypes => self.oci_media_types = Some(flag(key, value)?),
             Key::Compression if value == "estargz" => {

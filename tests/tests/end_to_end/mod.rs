@@ -10,6 +10,7 @@ mod caching;
 mod contexts;
 mod debug;
 mod devices;
+mod docker_daemon;
 mod early_cut_off;
 mod examples;
 mod explain;

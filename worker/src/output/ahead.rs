@@ -167,7 +167,8 @@ impl Kind {
 fn has_blobs(form: &Form) -> bool {
     match form {
         Form::Registry | Form::Oci(_) | Form::Docker(_) | Form::Layout(_) => true,
-        Form::Store | Form::Tar(_) | Form::Local(_) | Form::CacheOnly => false,
+        // A daemon may have them all.
+        Form::Daemon(_) | Form::Store | Form::Tar(_) | Form::Local(_) | Form::CacheOnly => false,
     }
 }
 

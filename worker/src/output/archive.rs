@@ -6,7 +6,7 @@ use super::whole::whole;
 use crate::WorkerError;
 use crate::attest::listed;
 use crate::export::{Documents, Exporter, Release};
-use kiln_oci::{Descriptor, Digest, Hasher, Index, MediaType, Reference};
+use kiln_oci::{Descriptor, DiffId, Digest, Hasher, Index, MediaType, Reference};
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -67,29 +67,64 @@ pub(crate) fn archive_of(
     dest: Option<&Path>,
     docker: bool,
 ) -> Result<(), WorkerError> {
+    whole(dest, exporter.images.cancel, |out| write_archive(exporter, members, docker, out))
+}
+
+/// Writes the same to whoever reads it.
+pub(super) fn write_archive(
+    exporter: &Exporter<'_>,
+    members: &[Member<'_>],
+    docker: bool,
+    out: &mut dyn Write,
+) -> Result<(), WorkerError> {
     let mut entries: Vec<Descriptor> =
         members.iter().flat_map(|member| member.entries.iter().cloned()).collect();
     entries.extend(members.iter().flat_map(|member| member.referrers).map(listed));
     let index = serde_json::to_vec(&index_of(entries)).unwrap_or_default();
     let blobs: BTreeMap<Digest, u64> =
         members.iter().flat_map(|member| all_blobs(member.release, member.referrers)).collect();
-    whole(dest, exporter.images.cancel, |out| {
-        let mut tar = Tar(LayerWriter::new(out));
-        tar.folder("blobs")?;
-        tar.folder("blobs/sha256")?;
-        for (digest, size_bytes) in &blobs {
-            tar.blob(exporter, digest, *size_bytes)?;
-        }
-        tar.file("index.json", &index)?;
-        if docker {
-            tar.file("manifest.json", &docker_manifest(members))?;
-        }
-        tar.file("oci-layout", LAYOUT_FILE)?;
-        if docker && let Some(repositories) = repositories(members) {
-            tar.file("repositories", &repositories)?;
-        }
-        tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
-    })
+    let mut tar = Tar(LayerWriter::new(out));
+    tar.folder("blobs")?;
+    tar.folder("blobs/sha256")?;
+    for (digest, size_bytes) in &blobs {
+        tar.blob(exporter, digest, *size_bytes)?;
+    }
+    tar.file("index.json", &index)?;
+    if docker {
+        tar.file("manifest.json", &docker_manifest(members))?;
+    }
+    tar.file("oci-layout", LAYOUT_FILE)?;
+    if docker && let Some(repositories) = repositories(members) {
+        tar.file("repositories", &repositories)?;
+    }
+    tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
+}
+
+/// Writes what `docker load` needs of an image whose lowest layers it has: `layers` are those above them. For what
+/// it has it looks at the config alone, so the names of those are names of nothing.
+pub(super) fn write_thin(
+    exporter: &Exporter<'_>,
+    names: &[Reference],
+    (config, diff_ids): (&[u8], &[DiffId]),
+    layers: &[Descriptor],
+    out: &mut dyn Write,
+) -> Result<(), WorkerError> {
+    let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+    let had = diff_ids[..diff_ids.len() - layers.len()].iter().map(|diff_id| path(&diff_id.0));
+    let paths: Vec<String> = had.chain(layers.iter().map(|layer| path(&layer.digest))).collect();
+    let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+    let config_path = path(&Digest::of(config));
+    let manifest = serde_json::json!([{"Config": config_path, "RepoTags": names, "Layers": paths}]);
+    let mut tar = Tar(LayerWriter::new(out));
+    tar.folder("blobs")?;
+    tar.folder("blobs/sha256")?;
+    tar.file(&config_path, config)?;
+    let each: BTreeMap<Digest, u64> = layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+    for (digest, size_bytes) in &each {
+        tar.blob(exporter, digest, *size_bytes)?;
+    }
+    tar.file("manifest.json", manifest.to_string().as_bytes())?;
+    tar.0.finish().map(drop).map_err(WorkerError::io("write", "the archive"))
 }
 
 /// What `index.json` lists: what the result's names stand for, once for each; without a name if it has none.
