@@ -61,7 +61,9 @@ fn build(
         say(&format!("warning: {flag} is taken for the sake of old scripts, and changes nothing"));
     }
     let caches = Caches::of(&args.cache_from, &args.cache_to)?;
-    let (worker, lock) = opened(&args, &caches.insecure_registries(&args.insecure_registry), open)?;
+    let mut insecure = caches.insecure_registries(&args.insecure_registry);
+    insecure.extend(outputs::insecure_registries(&outputs));
+    let (worker, lock) = opened(&args, &insecure, open)?;
     let inputs = contexts::read(&args, &worker)?;
     tell::tell_of_age(worker.pins());
     let source = Source { name: &inputs.name, text: &inputs.dockerfile };
@@ -121,6 +123,7 @@ fn outputs_of(args: &BuildArgs, is_index: bool, asked: &attest::Asked) -> Result
     let wanted = outputs::Wanted { push: args.push, load: args.load, is_index };
     let outputs = outputs::parse_all(&args.outputs, &args.tags, wanted)?;
     asked.check(&outputs, is_index)?;
+    outputs::refuse_delete(&outputs, &args.allow)?;
     Ok(outputs)
 }
 

@@ -86,7 +86,7 @@ fn description(rule: &str) -> &'static str {
 }
 
 /// The page of BuildKit's documentation about a rule.
-fn page(rule: &str) -> String {
+pub(crate) fn page(rule: &str) -> String {
     let mut name = String::new();
     let mut before = 'A';
     let chars: Vec<char> = rule.chars().collect();

@@ -9,6 +9,8 @@ use kiln_worker::{Form, LayerForm, Output, Spelling};
 use options::{Kind, Options};
 use std::path::PathBuf;
 
+/// What allows an output to remove files anywhere.
+pub(crate) const LOCAL_DELETE: &str = "buildx.local.delete";
 /// What people call standard output.
 const STANDARD_OUTPUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
@@ -107,6 +109,13 @@ fn one(text: &str, tags: &[String], tag_names: &[Reference], is_index: bool) -> 
     if form == Form::Store && options.store == Some(false) {
         names.clear();
     }
+    if options.delete && form_is_not_local(&form) {
+        return Err(usage("mode=delete is for type=local".to_owned()));
+    }
+    let dangling =
+        options.dangling_prefix.as_ref().filter(|_| form == Form::Store && options.store != Some(false));
+    let dangling = dangling.filter(|_| names.is_empty() || !options.dangling_empty_only);
+    let dangling = dangling.map(|prefix| reference("--output dangling-name-prefix", prefix)).transpose()?;
     refuse_terminal(&form, text)?;
     let default = if options.kind == Some(Kind::Docker) { Spelling::Docker } else { Spelling::Oci };
     let spelling = options.oci_media_types.map(|oci| if oci { Spelling::Oci } else { Spelling::Docker });
@@ -123,8 +132,51 @@ fn one(text: &str, tags: &[String], tag_names: &[Reference], is_index: bool) -> 
         platform_split: options.platform_split,
         attestation_artifact: options.attestation_artifact,
         attestation_prefix: options.attestation_prefix,
+        insecure: options.insecure,
+        source_date_epoch_s: options.source_date_epoch_s,
+        name_canonical: options.name_canonical,
+        dangling,
+        delete: options.delete,
         ..Output::new(form, names)
     })
+}
+
+fn form_is_not_local(form: &Form) -> bool {
+    !matches!(form, Form::Local(_))
+}
+
+/// The registries that outputs allow to be spoken to without TLS.
+pub(crate) fn insecure_registries(outputs: &[Output]) -> Vec<String> {
+    let insecure = outputs.iter().filter(|output| output.insecure);
+    insecure.flat_map(|output| &output.names).map(|name| name.registry().to_owned()).collect()
+}
+
+/// Refuses to empty a folder that may hold more than results, unless it was allowed, as buildx does: the current
+/// one, and what is not in it.
+pub(crate) fn refuse_delete(outputs: &[Output], allowed: &[String]) -> Result<(), CommandError> {
+    if allowed.iter().any(|allowed| allowed == LOCAL_DELETE) {
+        return Ok(());
+    }
+    let here = std::env::current_dir().and_then(|here| here.canonicalize());
+    let here = here.map_err(CommandError::file("look at", "."))?;
+    for output in outputs.iter().filter(|output| output.delete) {
+        let Form::Local(dest) = &output.form else { continue };
+        // What is not there yet has nothing to lose, but where it will be counts.
+        let there = dest.ancestors().find_map(|folder| match folder.as_os_str().is_empty() {
+            true => Some(here.clone()),
+            false => folder.canonicalize().ok(),
+        });
+        let is_beneath =
+            there.is_some_and(|there| there.starts_with(&here) && (there != here || !dest.exists()));
+        if !is_beneath {
+            let problem = format!(
+                "mode=delete removes all else from `{}`, which is not a folder below the current one: allow it by --allow {LOCAL_DELETE}",
+                dest.display()
+            );
+            return Err(CommandError::usage("--output", problem));
+        }
+    }
+    Ok(())
 }
 
 fn form_of(options: &Options, has_name: bool) -> Result<Form, String> {

@@ -31,7 +31,7 @@ use crate::layer::Stack;
 use crate::layer_form::Spelling;
 use crate::worker::{BuildRequest, Target};
 use jiff::Timestamp;
-use kiln_oci::{ChainId, DiffId, Digest, ImageConfig, Reference};
+use kiln_oci::{ChainId, DiffId, Digest, ImageConfig, Platform, Reference};
 use kiln_snapshotter::{Kind, TreeView};
 use sbom::Bill;
 use statement::Predicate;
@@ -50,6 +50,8 @@ pub struct Attest {
     pub sbom: bool,
     /// Whether and how it is told where it comes from.
     pub provenance: Option<ProvenanceRequest>,
+    /// Whether and how it is told to who builds, besides: [`crate::BuildResult::provenance`].
+    pub told: Option<ProvenanceRequest>,
     /// How an image and its attestations belong together.
     pub place: AttestPlace,
     /// What signs an image that is pushed.
@@ -160,6 +162,21 @@ impl<'a> Attester<'a> {
         let diff_ids = of.stack.diff_ids()?;
         let digest = ChainId::of(&diff_ids).map_or_else(|| Digest::of(b""), |chain| chain.0);
         self.statements(of, &subjects, &digest, &diff_ids, true)
+    }
+
+    /// Where each image comes from, for who builds, if he asked for it: predicates of SLSA 1.0, without what would make
+    /// them attestations.
+    pub fn told(&self) -> Result<Vec<(Platform, serde_json::Value)>, WorkerError> {
+        let Some(wanted) = &self.request.attest.told else { return Ok(Vec::new()) };
+        let of = |target: &Target| {
+            Ok((target.platform.clone(), provenance::predicate(self.request, wanted, target, self.facts)?))
+        };
+        self.request.targets.iter().map(of).collect()
+    }
+
+    /// What the build calls itself.
+    pub fn invocation(&self) -> &str {
+        &self.facts.invocation
     }
 
     fn statements(

@@ -62,6 +62,16 @@ pub struct Output {
     pub attestation_artifact: Option<bool>,
     /// What the names of attestations begin with that lie beside files.
     pub attestation_prefix: String,
+    /// Whether the registries of its names may be spoken to without TLS.
+    pub insecure: bool,
+    /// The date of its config, and with `rewrite_timestamp` of its layers, in seconds since 1970, whatever the build's is.
+    pub source_date_epoch_s: Option<i64>,
+    /// Whether the store has it by each name with its digest too.
+    pub name_canonical: bool,
+    /// The repository by which, with its digest, the store has it besides.
+    pub dangling: Option<Reference>,
+    /// Whether a folder loses what is not in the result.
+    pub delete: bool,
 }
 
 impl Output {
@@ -82,6 +92,11 @@ impl Output {
             platform_split: None,
             attestation_artifact: None,
             attestation_prefix: String::new(),
+            insecure: false,
+            source_date_epoch_s: None,
+            name_canonical: false,
+            dangling: None,
+            delete: false,
         }
     }
 }
@@ -125,26 +140,25 @@ pub(crate) fn write_all(
 ) -> Result<BuildResult, WorkerError> {
     let (exporter, request) = (attester.exporter, attester.request);
     stopping::check(exporter.images.cancel)?;
-    let with_config = |(target, stack)| {
-        let mut config = finished(target, &stack)?;
-        if let Some(records) = records(&stack) {
-            config.extra.insert(INLINE_CACHE.to_owned(), BASE64_STANDARD.encode(records).into());
-        }
-        Ok(Built { target, stack, config })
-    };
-    let built = request.targets.iter().zip(stacks).map(with_config);
-    let built = built.collect::<Result<Vec<Built<'_>>, WorkerError>>()?;
+    let built = images_of(exporter, &request.targets, stacks, records)?;
     let mut result = BuildResult::default();
-    for image in &built {
-        let config = config_bytes(&image.config);
-        let digest = exporter.store.with_space(|_| Ok(exporter.store.content.put(&config)?))?;
-        result.config_digest = Some(digest).filter(|_| !request.is_index);
+    if let Some(last) = built.last().filter(|_| !request.is_index) {
+        result.config_digest = Some(Digest::of(&config_bytes(&last.config)));
     }
     let mut refused = None;
     for output in &request.outputs {
         stopping::check(exporter.images.cancel)?;
         let annotations = output.annotations.iter().chain(&request.annotations).cloned().collect();
-        let writer = Writer { exporter, request, attester, built: &built, output, annotations };
+        let dated = dated(&request.targets, output.source_date_epoch_s);
+        let redated = match &dated {
+            None => None,
+            Some(targets) => {
+                let stacks = built.iter().map(|image| image.stack.clone()).collect();
+                Some(images_of(exporter, targets, stacks, records)?)
+            }
+        };
+        let built = redated.as_ref().unwrap_or(&built);
+        let writer = Writer { exporter, request, attester, built, output, annotations };
         let release = match writer.write() {
             // What one registry does is no reason to keep the image from the others.
             Err(error @ WorkerError::Registry(_)) if matches!(output.form, Form::Registry) => {
@@ -173,6 +187,32 @@ pub(crate) fn write_all(
         }
     }
     refused.map_or(Ok(result), Err)
+}
+
+/// The images that stacks make, whose configs are in the content store then.
+fn images_of<'t>(
+    exporter: &Exporter<'_>,
+    targets: &'t [Target],
+    stacks: Vec<Stack>,
+    records: &dyn Fn(&Stack) -> Option<Vec<u8>>,
+) -> Result<Vec<Built<'t>>, WorkerError> {
+    let with_config = |(target, stack)| {
+        let mut config = finished(target, &stack)?;
+        if let Some(records) = records(&stack) {
+            config.extra.insert(INLINE_CACHE.to_owned(), BASE64_STANDARD.encode(records).into());
+        }
+        let bytes = config_bytes(&config);
+        exporter.store.with_space(|_| Ok(exporter.store.content.put(&bytes)?))?;
+        Ok(Built { target, stack, config })
+    };
+    targets.iter().zip(stacks).map(with_config).collect()
+}
+
+/// The targets with the date of an output, if it has one of its own.
+fn dated(targets: &[Target], date_s: Option<i64>) -> Option<Vec<Target>> {
+    let date_s = date_s?;
+    let dated = |target: &Target| Target { source_date_epoch_s: Some(date_s), ..target.clone() };
+    Some(targets.iter().map(dated).collect())
 }
 
 /// Writes one output.
@@ -238,7 +278,8 @@ impl Writer<'_> {
             }
             Form::Local(dest) => {
                 let parts = self.parts()?;
-                exporter.task("exporting to folder", || files::to_folder(exporter, &parts, dest))?;
+                let delete = output.delete;
+                exporter.task("exporting to folder", || files::to_folder(exporter, &parts, dest, delete))?;
                 Ok(None)
             }
         }
@@ -351,6 +392,8 @@ impl Writer<'_> {
         self.spelling() != Spelling::Oci
             || self.output.layers != LayerForm::default()
             || !self.annotations.is_empty()
+            || self.output.name_canonical
+            || self.output.dangling.is_some()
             || (self.output.rewrite_timestamp && has_date())
     }
 
@@ -410,8 +453,15 @@ impl Writer<'_> {
         manifest: Option<(Digest, MediaType)>,
         diff_ids: Vec<DiffId>,
     ) -> Result<(), WorkerError> {
-        for name in &self.output.names {
-            let (name, manifest, diff_ids) = (name.to_string(), manifest.clone(), diff_ids.clone());
+        let mut names: Vec<String> = self.output.names.iter().map(Reference::to_string).collect();
+        if let Some((digest, _)) = &manifest {
+            let plain = names.clone();
+            names.extend(self.output.dangling.iter().map(|prefix| prefix.with_digest(*digest).to_string()));
+            let canonical = plain.iter().map(|name| format!("{name}@{digest}"));
+            names.extend(canonical.filter(|_| self.output.name_canonical));
+        }
+        for name in names {
+            let (manifest, diff_ids) = (manifest.clone(), diff_ids.clone());
             self.exporter.task(&format!("naming to {name}"), || {
                 let row = ImageRow { name, id, manifest, diff_ids, created_s: now_s() };
                 let store = self.exporter.store;

@@ -175,6 +175,10 @@ pub struct BuildResult {
     pub cache_manifests: Vec<kiln_oci::Descriptor>,
     /// How many shared caches could not be read or written.
     pub cache_failures: usize,
+    /// What the build calls itself: 32 hexadecimal digits, as in its provenance.
+    pub invocation: String,
+    /// Where each image comes from, if that was to be told: predicates of SLSA 1.0.
+    pub provenance: Vec<(Platform, serde_json::Value)>,
 }
 
 impl BuildResult {

@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 
+/// What buildx's users say of the provenance in the metadata file.
+const METADATA_PROVENANCE: &str = "BUILDX_METADATA_PROVENANCE";
 /// A private key is no larger, in bytes.
 const KEY_BYTES_MAX: u64 = 64 << 10;
 /// What unlocks a key, as with cosign.
@@ -141,35 +143,62 @@ impl Asked {
         inputs: &Inputs,
         options: &BuildOptions,
     ) -> Result<Attest, CommandError> {
-        let context = if self.provenance.is_some() { contexts::remote_context(args)? } else { None };
-        let provenance = self.provenance.map(|provenance| ProvenanceRequest {
+        let told = metadata_mode(args, std::env::var(METADATA_PROVENANCE).ok().as_deref())?;
+        let told = told.map(|mode| Provenance { mode, ..Provenance::plain() });
+        let is_wanted = self.provenance.is_some() || told.is_some();
+        let context = if is_wanted { contexts::remote_context(args)? } else { None };
+        let request = |provenance: Provenance| ProvenanceRequest {
             mode: provenance.mode,
             builder_id: provenance.builder_id,
             file: provenance.file,
             reproducible: provenance.reproducible,
             inline_only: provenance.inline_only,
-            context,
+            context: context.clone(),
             dockerfile_path: match args.file.as_deref() {
                 Some(file) if file != "-" && !Path::new(file).is_absolute() => file.to_owned(),
                 _ => inputs.name.clone(),
             },
             dockerfile: inputs.dockerfile.clone(),
             args: frontend_args(args, options),
-        });
-        Ok(Attest { sbom: self.sbom, provenance, place: self.place, key: self.key })
+        };
+        let (provenance, told) = (self.provenance.map(request), told.map(request));
+        Ok(Attest { sbom: self.sbom, provenance, told, place: self.place, key: self.key })
+    }
+}
+
+/// How much of where it comes from the metadata file tells: as much as buildx's.
+fn metadata_mode(args: &BuildArgs, named: Option<&str>) -> Result<Option<ProvenanceMode>, CommandError> {
+    if args.metadata_file.is_none() {
+        return Ok(None);
+    }
+    match named.unwrap_or_default() {
+        "" | "min" => Ok(Some(ProvenanceMode::Min)),
+        "max" => Ok(Some(ProvenanceMode::Max)),
+        "disabled" => Ok(None),
+        other => match kiln_frontend::boolean(other) {
+            Some(false) => Ok(None),
+            _ => {
+                let problem = format!("`{other}` is none of min, max and disabled");
+                Err(CommandError::usage(METADATA_PROVENANCE, problem))
+            }
+        },
     }
 }
 
 impl Provenance {
-    fn of(pairs: &[(String, String)]) -> Result<Provenance, String> {
-        let mut out = Provenance {
-            // As BuildKit, where nothing is said.
+    /// As it is where nothing is said, in BuildKit too.
+    fn plain() -> Provenance {
+        Provenance {
             mode: ProvenanceMode::Max,
             builder_id: String::new(),
             file: PROVENANCE_FILE.to_owned(),
             reproducible: false,
             inline_only: false,
-        };
+        }
+    }
+
+    fn of(pairs: &[(String, String)]) -> Result<Provenance, String> {
+        let mut out = Provenance::plain();
         for (key, value) in pairs {
             match key.as_str() {
                 "mode" => {

@@ -48,6 +48,8 @@ pub(crate) fn options(
         match allowed.as_str() {
             "network.host" => options.allow_host_network = true,
             "security.insecure" => options.allow_insecure = true,
+            // It is looked at where the outputs are.
+            crate::outputs::LOCAL_DELETE => {}
             other if device_entitlement(other).is_some() => {}
             other => return Err(CommandError::usage("--allow", format!("unknown entitlement `{other}`"))),
         }

@@ -6,6 +6,8 @@ use crate::error::CommandError;
 use crate::outputs;
 use crate::render::{self, Source};
 use crate::stderr::say;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use kiln_grammar::Diagnostic;
 use kiln_worker::{AgedSource, BuildResult, Pins};
 
@@ -33,7 +35,12 @@ pub(super) fn tell(
         kiln_worker::write_whole(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        let text = serde_json::to_string_pretty(&metadata(result)).unwrap_or_default();
+        let mut metadata = metadata(result);
+        if metadata_has_warnings() && !warnings.is_empty() {
+            let warnings: Vec<_> = warnings.iter().map(|warning| warning_of(warning, source)).collect();
+            metadata["buildx.build.warnings"] = warnings.into();
+        }
+        let text = serde_json::to_string_pretty(&metadata).unwrap_or_default();
         kiln_worker::write_whole(path, (text + "\n").as_bytes())?;
     }
     if args.cache_strict && result.cache_failures > 0 {
@@ -74,5 +81,51 @@ fn metadata(result: &BuildResult) -> serde_json::Value {
     if !result.names.is_empty() {
         map.insert("image.name".to_owned(), result.names.join(",").into());
     }
+    // There: builder, node and build. Here the first two are the program.
+    map.insert("buildx.build.ref".to_owned(), format!("kiln/kiln/{}", result.invocation).into());
+    for (platform, provenance) in &result.provenance {
+        let key = match result.provenance.len() {
+            1 => "buildx.build.provenance".to_owned(),
+            _ => format!("buildx.build.provenance/{platform}"),
+        };
+        map.insert(key, provenance.clone());
+    }
     map.into()
+}
+
+/// Whether buildx's users want warnings there.
+fn metadata_has_warnings() -> bool {
+    std::env::var("BUILDX_METADATA_WARNINGS").is_ok_and(|said| kiln_frontend::boolean(&said) == Some(true))
+}
+
+/// A warning in the form of BuildKit's client (`client.VertexWarning`), in which texts are in base64 as bytes are.
+fn warning_of(warning: &Diagnostic, source: Source<'_>) -> serde_json::Value {
+    let base64 = |text: &str| BASE64_STANDARD.encode(text);
+    let short = match warning.rule {
+        Some(rule) => format!("{rule}: {}", warning.message),
+        None => warning.message.clone(),
+    };
+    let (start, end) = (position(source.text, warning.span.start), position(source.text, warning.span.end));
+    let mut out = serde_json::json!({
+        "vertex": "",
+        "level": 1,
+        "short": base64(&short),
+        "sourceInfo": {"filename": source.name, "data": base64(source.text), "language": "Dockerfile"},
+        "range": [{"start": start, "end": end}],
+    });
+    if let Some(hint) = &warning.hint {
+        out["detail"] = vec![base64(hint)].into();
+    }
+    if let Some(rule) = warning.rule {
+        out["url"] = crate::check::page(rule).into();
+    }
+    out
+}
+
+/// A place in a text: its line from 1, and the byte in it from 0, as LLB counts them.
+fn position(text: &str, at: usize) -> serde_json::Value {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let character = before.len() - before.rfind('\n').map_or(0, |end| end + 1);
+    serde_json::json!({"line": line, "character": character})
 }

@@ -26,6 +26,12 @@ pub(super) struct Options {
     pub platform_split: Option<bool>,
     pub attestation_artifact: Option<bool>,
     pub attestation_prefix: String,
+    pub insecure: bool,
+    pub source_date_epoch_s: Option<i64>,
+    pub name_canonical: bool,
+    pub dangling_prefix: Option<String>,
+    pub dangling_empty_only: bool,
+    pub delete: bool,
     pub annotations: Vec<Annotation>,
 }
 
@@ -73,9 +79,15 @@ enum Key {
     PlatformSplit,
     OciArtifact,
     AttestationPrefix,
+    Insecure,
+    SourceDateEpoch,
+    NameCanonical,
+    DanglingPrefix,
+    DanglingEmptyOnly,
+    Mode,
 }
 
-const KEYS: [(&str, Key); 16] = [
+const KEYS: [(&str, Key); 23] = [
     ("type", Key::Type),
     ("dest", Key::Dest),
     ("name", Key::Name),
@@ -92,22 +104,27 @@ const KEYS: [(&str, Key); 16] = [
     ("platform-split", Key::PlatformSplit),
     ("oci-artifact", Key::OciArtifact),
     ("attestation-prefix", Key::AttestationPrefix),
+    ("registry.insecure", Key::Insecure),
+    ("source-date-epoch", Key::SourceDateEpoch),
+    ("name-canonical", Key::NameCanonical),
+    ("dangling-name-prefix", Key::DanglingPrefix),
+    ("dangling-name-empty-only", Key::DanglingEmptyOnly),
+    // As BuildKit spells it.
+    ("danging-name-empty-only", Key::DanglingEmptyOnly),
+    ("mode", Key::Mode),
 ];
 
-/// What BuildKit knows and what changes nothing here: there is one store, attestations are always beside the
-/// image, and there is nothing of containerd's. Each is true or false.
-const WITHOUT_EFFECT: [&str; 5] =
-    ["unpack", "name-canonical", "attestation-inline", "dangling-name-empty-only", "danging-name-empty-only"];
+/// What BuildKit knows and what changes nothing here: what is in the store can be run from, and attestations are
+/// always beside the image. Each is true or false.
+const WITHOUT_EFFECT: [&str; 2] = ["unpack", "attestation-inline"];
 
 /// What BuildKit knows and what is not done here: a name, what it is when it asks for nothing, and what to do
 /// instead.
-const REFUSED: [(&str, &str, &str); 5] = [
-    ("registry.insecure", "false", "allow it by --insecure-registry HOST"),
-    ("prefer-nondist-layers", "false", "kiln makes no layers of that kind"),
-    ("source-date-epoch", "", "set it by --build-arg SOURCE_DATE_EPOCH=…"),
-    ("dangling-name-prefix", "", "an image without a name has its id alone"),
-    ("mode", "copy", "a folder keeps what else it has"),
-];
+const REFUSED: [(&str, &str, &str); 1] =
+    [("prefer-nondist-layers", "false", "kiln makes no layers of that kind")];
+
+/// Whether a folder loses what is not in the result.
+const MODES: [(&str, bool); 2] = [("copy", false), ("delete", true)];
 
 /// What an annotation's option begins with.
 const ANNOTATION: &str = "annotation";
@@ -168,6 +185,13 @@ impl Options {
                 return Err(format!("{key} is the beginning of a file's name, not `{value}`"));
             }
             Key::AttestationPrefix => value.clone_into(&mut self.attestation_prefix),
+            Key::Insecure => self.insecure = flag(key, value)?,
+            Key::SourceDateEpoch if value.is_empty() => self.source_date_epoch_s = None,
+            Key::SourceDateEpoch => self.source_date_epoch_s = Some(number(key, value)?),
+            Key::NameCanonical => self.name_canonical = flag(key, value)?,
+            Key::DanglingPrefix => self.dangling_prefix = Some(value.to_owned()).filter(|v| !v.is_empty()),
+            Key::DanglingEmptyOnly => self.dangling_empty_only = flag(key, value)?,
+            Key::Mode => self.delete = choice(&MODES, key, value)?,
         }
         Ok(())
     }
@@ -341,8 +365,9 @@ mod tests {
             ("type=dockr", "unknown type `dockr`; did you mean docker?"),
             ("compression=gzipp", "unknown compression `gzipp`; did you mean gzip?"),
             ("compression=estargz", "estargz is not made"),
-            ("registry.insecure=true", "--insecure-registry"),
-            ("mode=delete", "keeps"),
+            ("prefer-nondist-layers=true", "no layers of that kind"),
+            ("mode=move", "there are copy, delete"),
+            ("source-date-epoch=now", "a number, not `now`"),
             ("dest=", "dest is empty"),
         ] {
             match read(text) {
@@ -355,7 +380,7 @@ mod tests {
     #[test]
     fn what_changes_nothing_here_passes() {
         let text =
-            "type=image,unpack=true,name-canonical=true,registry.insecure=0,mode=copy,attestation-inline=";
+            "type=image,unpack=true,prefer-nondist-layers=0,source-date-epoch=,mode=copy,attestation-inline=";
         assert!(read(text).is_ok());
     }
 }

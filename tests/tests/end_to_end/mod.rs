@@ -34,6 +34,7 @@ mod mistake_table;
 mod mistakes;
 mod multi_platform;
 mod mutation;
+mod output_names;
 mod output_options;
 mod outputs;
 mod pull_policy;

@@ -177,6 +177,9 @@ fn latest(request: &BuildRequest, output: &Output) -> Option<Option<i64>> {
     if !output.rewrite_timestamp {
         return Some(None);
     }
+    if output.source_date_epoch_s.is_some() {
+        return Some(output.source_date_epoch_s);
+    }
     let mut dates = request.targets.iter().map(|target| target.source_date_epoch_s);
     let first = dates.next()?;
     dates.all(|date| date == first).then_some(first)

@@ -46,8 +46,14 @@ pub(crate) fn to_tar(
     })
 }
 
-/// Copies the files into a folder, which keeps what else it has. Who is not root owns what is written.
-pub(super) fn to_folder(exporter: &Exporter<'_>, parts: &[Part], dest: &Path) -> Result<(), WorkerError> {
+/// Copies the files into a folder, which keeps what else it has, or with `delete` loses it once all is copied. Who is
+/// not root owns what is written.
+pub(super) fn to_folder(
+    exporter: &Exporter<'_>,
+    parts: &[Part],
+    dest: &Path,
+    delete: bool,
+) -> Result<(), WorkerError> {
     let trees = mounted(exporter, parts)?;
     std::fs::create_dir_all(dest).map_err(WorkerError::io("create", dest))?;
     let (dest, cancel) = (Tree::open(dest)?, exporter.images.cancel.clone());
@@ -59,11 +65,16 @@ pub(super) fn to_folder(exporter: &Exporter<'_>, parts: &[Part], dest: &Path) ->
         };
         copies.push((tree, to, part.statements.clone()));
     }
+    let expected = if delete { Some(all_paths(parts, copies.iter().map(|(from, ..)| from))?) } else { None };
     let (sender, receiver) = sync_channel(1);
     std::thread::spawn(move || {
         let copied = copies.iter().try_for_each(|(from, to, statements)| {
             copy_onto(from, to, &cancel)?;
             statements.iter().try_for_each(|(name, bytes)| write_statement(to, name, bytes))
+        });
+        let copied = copied.and_then(|()| match &expected {
+            Some(expected) => remove_others(&dest, b"", expected, &cancel),
+            None => Ok(()),
         });
         // Nobody listens any more where the user has stopped the build.
         let _ = sender.send(copied);
@@ -76,6 +87,55 @@ pub(super) fn to_folder(exporter: &Exporter<'_>, parts: &[Part], dest: &Path) ->
             Err(RecvTimeoutError::Disconnected) => return Err(WorkerError::Panicked),
         }
     }
+}
+
+/// All paths that the parts have in the folder that they go into.
+fn all_paths<'t>(
+    parts: &[Part],
+    trees: impl Iterator<Item = &'t Tree>,
+) -> Result<BTreeSet<Vec<u8>>, WorkerError> {
+    fn add(
+        tree: &Tree,
+        folder: &[u8],
+        prefix: &[u8],
+        all: &mut BTreeSet<Vec<u8>>,
+    ) -> Result<(), WorkerError> {
+        for (name, stat) in tree.scan(folder)? {
+            let path = crate::local::joined(folder, &name);
+            all.insert(crate::local::joined(prefix, &path));
+            if stat.kind == NodeType::Directory {
+                add(tree, &path, prefix, all)?;
+            }
+        }
+        Ok(())
+    }
+    let mut all = BTreeSet::new();
+    for (part, tree) in parts.iter().zip(trees) {
+        let prefix = part.folder.as_deref().unwrap_or_default().as_bytes();
+        all.extend(Some(prefix.to_vec()).filter(|prefix| !prefix.is_empty()));
+        all.extend(part.statements.iter().map(|(name, _)| crate::local::joined(prefix, name.as_bytes())));
+        add(tree, b"", prefix, &mut all)?;
+    }
+    Ok(all)
+}
+
+/// Removes from a folder of the user's what is not expected in it. Links are removed, never followed.
+fn remove_others(
+    dest: &Tree,
+    folder: &[u8],
+    expected: &BTreeSet<Vec<u8>>,
+    cancel: &CancelToken,
+) -> Result<(), WorkerError> {
+    for (name, stat) in dest.scan(folder)? {
+        stopping::check(cancel)?;
+        let path = crate::local::joined(folder, &name);
+        if !expected.contains(&path) {
+            dest.remove(&path, true)?;
+        } else if stat.kind == NodeType::Directory {
+            remove_others(dest, &path, expected, cancel)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts a statement in the place of whatever has its name.

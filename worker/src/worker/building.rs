@@ -186,7 +186,10 @@ fn solve_and_write(
         facts.fetched.extend(build.fetched());
         let attester = Attester::new(exporter, request, &facts);
         match output::write_all(&attester, stacks, &records) {
-            Ok(result) => return Ok((result, learnt)),
+            Ok(result) => {
+                let (invocation, provenance) = (attester.invocation().to_owned(), attester.told()?);
+                return Ok((BuildResult { invocation, provenance, ..result }, learnt));
+            }
             Err(error) => build.without_cache_of(error)?,
         }
     }
