@@ -1,12 +1,14 @@
 //! Layers to blobs, images to manifests, several of them to an index, and all of it to registries. It does
 //! not know what forms there are for files on this machine.
 
+mod lazy_form;
+
 use crate::WorkerError;
 use crate::at_once::at_once;
 use crate::image_name::ImageName;
 use crate::images::{Image, Images, NamedImages, Source};
 use crate::layer::{Layer, Stack};
-use crate::layer_form::{LayerForm, Spelling};
+use crate::layer_form::{Compress, LayerForm, Spelling};
 use crate::output::stopping::{self, Stopping};
 use crate::progress::{Progress, ProgressSink};
 use crate::store::Store;
@@ -196,6 +198,12 @@ impl Exporter<'_> {
         let is_rewritten = latest_s.is_some() && layer.is_of_step();
         let pulled = || if is_rewritten { Ok(None) } else { self.pulled_blob(layer) };
         self.store.with_space(|_| match pulled()? {
+            Some(blob) if form.changes(&blob) && form.compress == Compress::Estargz => {
+                self.estargz_blob((stack, at), form, (None, Some(&blob)))
+            }
+            None if form.compress == Compress::Estargz => {
+                self.estargz_blob((stack, at), form, (latest_s, None))
+            }
             Some(blob) if form.changes(&blob) => Ok((diff_id, self.changed_blob(layer, &blob, form)?)),
             Some(blob) => Ok((diff_id, blob)),
             None => self.made_blob(stack, at, form, latest_s),

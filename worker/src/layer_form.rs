@@ -1,6 +1,7 @@
 //! How a result is written where it leaves: its layers' compression and level, and whose media types are
 //! used. It does not know any layer.
 
+use crate::estargz;
 use kiln_oci::{Descriptor, MediaType};
 use kiln_snapshotter::compress::Compression;
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ pub enum Compress {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// gzip in the form of eStargz, in which each file can be had by itself.
+    Estargz,
 }
 
 /// How the layers of a result become blobs.
@@ -43,7 +46,7 @@ impl Compress {
     /// The levels that can be asked for. Where nothing is compressed they all mean the same.
     pub fn levels(self) -> RangeInclusive<u8> {
         match self {
-            Compress::Gzip => 0..=9,
+            Compress::Gzip | Compress::Estargz => 0..=9,
             Compress::Zstd | Compress::None => 0..=22,
         }
     }
@@ -51,7 +54,7 @@ impl Compress {
     fn encoding(self) -> Compression {
         match self {
             Compress::None => Compression::None,
-            Compress::Gzip => Compression::Gzip,
+            Compress::Gzip | Compress::Estargz => Compression::Gzip,
             Compress::Zstd => Compression::Zstd,
         }
     }
@@ -68,7 +71,7 @@ impl LayerForm {
     pub(crate) fn encoder_level(self) -> i32 {
         match (self.compress, self.level) {
             (Compress::None, _) | (_, None) => self.encoding().default_level(),
-            (Compress::Gzip, Some(level)) => i32::from(level),
+            (Compress::Gzip | Compress::Estargz, Some(level)) => i32::from(level),
             (Compress::Zstd, Some(level)) => match level {
                 0..=2 => 1,
                 3..=5 => 3,
@@ -80,7 +83,11 @@ impl LayerForm {
 
     /// The name that a blob is remembered under: what makes its bytes is part of it.
     pub(crate) fn name(self) -> String {
-        format!("{} level {}", self.encoding().encoder_version(), self.encoder_level())
+        let version = match self.compress {
+            Compress::Estargz => estargz::VERSION,
+            _ => self.encoding().encoder_version(),
+        };
+        format!("{version} level {}", self.encoder_level())
     }
 
     /// The media type of a blob that is made so.
@@ -90,7 +97,9 @@ impl LayerForm {
 
     /// Whether a blob that came in must be compressed anew. One that has the compression keeps its level.
     pub(crate) fn changes(self, blob: &Descriptor) -> bool {
-        self.force && Compression::of_layer(&blob.media_type) != Some(self.encoding())
+        let lacks_toc =
+            self.compress == Compress::Estargz && !blob.annotations.contains_key(estargz::TOC_DIGEST);
+        self.force && (lacks_toc || Compression::of_layer(&blob.media_type) != Some(self.encoding()))
     }
 }
 

@@ -13,6 +13,7 @@ mod difference;
 mod docker_daemon;
 mod emulation;
 mod error;
+mod estargz;
 mod exec_step;
 mod explain;
 mod export;

@@ -23,7 +23,7 @@ use crate::attest::{Attested, Attester, no_platform, push_referrers, push_signat
 use crate::docker_daemon::DockerHost;
 use crate::export::{Documents, Exporter, Release, config_bytes};
 use crate::layer::Stack;
-use crate::layer_form::{LayerForm, Spelling};
+use crate::layer_form::{Compress, LayerForm, Spelling};
 use crate::meta::ImageRow;
 use crate::store::now_s;
 use crate::worker::{BuildRequest, BuildResult, Target};
@@ -377,9 +377,10 @@ impl Writer<'_> {
         Ok((release, referrers))
     }
 
-    /// Whose media types it has: annotations of anything but a manifest are OCI's alone.
+    /// Whose media types it has: annotations of anything but a manifest are OCI's alone, and so is a layer's.
     fn spelling(&self) -> Spelling {
-        match self.annotations.iter().all(|a| a.level == AnnotationLevel::Manifest) {
+        let is_plain = self.annotations.iter().all(|a| a.level == AnnotationLevel::Manifest);
+        match is_plain && self.output.layers.compress != Compress::Estargz {
             true => self.output.spelling,
             false => Spelling::Oci,
         }

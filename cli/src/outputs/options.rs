@@ -57,8 +57,12 @@ const KINDS: [(&str, Kind); 7] = [
     ("cacheonly", Kind::CacheOnly),
 ];
 
-const COMPRESSIONS: [(&str, Compress); 3] =
-    [("gzip", Compress::Gzip), ("zstd", Compress::Zstd), ("uncompressed", Compress::None)];
+const COMPRESSIONS: [(&str, Compress); 4] = [
+    ("gzip", Compress::Gzip),
+    ("zstd", Compress::Zstd),
+    ("estargz", Compress::Estargz),
+    ("uncompressed", Compress::None),
+];
 
 /// The options that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,9 +175,6 @@ impl Options {
             }
             Key::Tar => self.tar = Some(flag(key, value)?),
             Key::OciMediaTypes => self.oci_media_types = Some(flag(key, value)?),
-            Key::Compression if value == "estargz" => {
-                return Err("compression=estargz is not made: write gzip, zstd or uncompressed".to_owned());
-            }
             Key::Compression => self.compress = choice(&COMPRESSIONS, key, value)?,
             // It means something only with the compression, which may come after it.
             Key::CompressionLevel => {}
@@ -364,7 +365,7 @@ mod tests {
             ("xyzzyxyzzy=1", "unknown option `xyzzyxyzzy`; there are type, dest, name"),
             ("type=dockr", "unknown type `dockr`; did you mean docker?"),
             ("compression=gzipp", "unknown compression `gzipp`; did you mean gzip?"),
-            ("compression=estargz", "estargz is not made"),
+            ("compression=estargzz", "did you mean estargz?"),
             ("prefer-nondist-layers=true", "no layers of that kind"),
             ("mode=move", "there are copy, delete"),
             ("source-date-epoch=now", "a number, not `now`"),

@@ -150,6 +150,12 @@ impl<R: Read> LayerReader<R> {
         Ok(entry)
     }
 
+    /// How many bytes of the tar it has gone by: those of the headers of the current member, and of its content as far as
+    /// that was read.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The pieces of the current file that hold data, in order.
     pub fn segments(&self) -> &[Segment] {
         &self.content.segments

@@ -12,6 +12,7 @@ mod debug;
 mod devices;
 mod docker_daemon;
 mod early_cut_off;
+mod estargz;
 mod examples;
 mod explain;
 mod failures;

@@ -269,7 +269,7 @@ fn what_is_wrong_with_an_output_is_told_before_anything_is_built() {
         ("compresion=zstd", "unknown option `compresion`; did you mean compression?"),
         ("force-compression=yes", "force-compression is true or false, not `yes`"),
         ("compression-level=10", "compression-level is 0 to 9 for gzip, not `10`"),
-        ("compression=estargz", "write gzip, zstd or uncompressed"),
+        ("compression=estargzip", "did you mean estargz?"),
         ("annotation-images.a=b", "there is no level `images`"),
         ("tar=false", "tar=false needs dest=FOLDER"),
     ] {

@@ -5,7 +5,7 @@
 use super::{Form, Output};
 use crate::export::Exporter;
 use crate::layer::Stack;
-use crate::layer_form::LayerForm;
+use crate::layer_form::{Compress, LayerForm};
 use crate::worker::BuildRequest;
 use kiln_oci::{DiffId, Reference};
 use kiln_solver::VertexId;
@@ -122,7 +122,8 @@ impl Ahead {
     /// Does `finish` with the form in which the layer that a step just made leaves, if it is known that it will.
     pub fn finishing<T>(&self, vertex: VertexId, finish: impl FnOnce(LayerForm) -> T) -> Option<T> {
         let is_open = self.sender.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        let kind = self.kinds.iter().find(|kind| kind.latest_s.is_none())?;
+        let is_of_its_tar = |kind: &&Kind| kind.latest_s.is_none() && kind.form.compress != Compress::Estargz;
+        let kind = self.kinds.iter().find(is_of_its_tar)?;
         if !is_open || !self.wanted.contains(&vertex) {
             return None;
         }
