@@ -144,6 +144,8 @@ fn an_archive_that_has_no_room_is_named_and_nothing_is_left_of_it() {
             b "$CTX" -o "type=$type,dest=$SMALL/out/image.$type" && exit 91
             [ -z "$(ls -A "$SMALL/out")" ] || { ls -la "$SMALL/out"; exit 92; }
         done
+        b "$CTX" -o "type=local,dest=$SMALL/out/folder" && exit 94
+        [ -z "$(ls -A "$SMALL/out")" ] || { ls -la "$SMALL/out"; exit 95; }
         b "$OLD" -o type=cacheonly 2>&1 | grep -q CACHED || exit 93
     "#,
     )

@@ -8,14 +8,24 @@ use crate::layer::Stack;
 use kiln_runner::CancelToken;
 use kiln_snapshotter::archive::{Entry, EntryKind, LayerWriter};
 use kiln_snapshotter::{CopyOptions, NodeStat, NodeType, SnapshotError, Tree, Verdict, copy_tree};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 /// The mode of a statement beside files, as BuildKit has it.
 const STATEMENT_MODE: u32 = 0o600;
+
+/// How a folder is called that is about to get its name, and what the umask takes from.
+const UNFINISHED: &str = ".kiln-";
+const FOLDER_MODE: u32 = 0o777;
+/// How long the end of the file is waited for that is being copied when the user stops the build.
+const LAST_FILE_MAX: Duration = Duration::from_secs(1);
 
 /// The files of one image.
 pub(crate) struct Part {
@@ -55,7 +65,33 @@ pub(super) fn to_folder(
     delete: bool,
 ) -> Result<(), WorkerError> {
     let trees = mounted(exporter, parts)?;
-    std::fs::create_dir_all(dest).map_err(WorkerError::io("create", dest))?;
+    match std::fs::symlink_metadata(dest) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        _ => {
+            std::fs::create_dir_all(dest).map_err(WorkerError::io("create", dest))?;
+            return fill_folder(exporter, parts, trees, dest, delete);
+        }
+    }
+    // A folder that is not there yet gets its name when it is whole.
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(WorkerError::io("create", parent))?;
+    let mut unfinished = tempfile::Builder::new();
+    let unfinished = unfinished.prefix(UNFINISHED).permissions(Permissions::from_mode(FOLDER_MODE));
+    let unfinished = unfinished.tempdir_in(parent).map_err(WorkerError::io("create a folder in", parent))?;
+    fill_folder(exporter, parts, trees, unfinished.path(), false)?;
+    renameat_with(CWD, unfinished.path(), CWD, dest, RenameFlags::NOREPLACE)
+        .map_err(|e| WorkerError::io("create", dest)(e.into()))?;
+    let _ = unfinished.keep();
+    Ok(())
+}
+
+fn fill_folder(
+    exporter: &Exporter<'_>,
+    parts: &[Part],
+    trees: Vec<Tree>,
+    dest: &Path,
+    delete: bool,
+) -> Result<(), WorkerError> {
     let (dest, cancel) = (Tree::open(dest)?, exporter.images.cancel.clone());
     let mut copies = Vec::new();
     for (part, tree) in parts.iter().zip(trees) {
@@ -82,8 +118,12 @@ pub(super) fn to_folder(
     loop {
         match receiver.recv_timeout(STOP_LOOK) {
             Ok(copied) => return copied,
-            // The end of a large file is not waited for.
-            Err(RecvTimeoutError::Timeout) => stopping::check(exporter.images.cancel)?,
+            // The end of a large file is not waited for for long.
+            Err(RecvTimeoutError::Timeout) if exporter.images.cancel.is_cancelled() => {
+                let _ = receiver.recv_timeout(LAST_FILE_MAX);
+                return Err(WorkerError::Canceled);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(WorkerError::Panicked),
         }
     }
