@@ -96,6 +96,12 @@ pub enum WorkerError {
         /// What is wrong.
         error: Box<WorkerError>,
     },
+    /// A symbolic link that is not followed.
+    #[error("{} is a symbolic link of somebody else's or in a layout, and is not written through: remove it, or name what it leads to", path.display())]
+    Link {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// A Docker daemon could not be used.
     #[error("the Docker daemon at {host}: {error}")]
     Docker {

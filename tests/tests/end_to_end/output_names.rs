@@ -160,3 +160,32 @@ fn two_outputs_of_one_kind_are_both_written() {
     let digest = |name: &str| ImageAssert::of_layout(&context.path(name)).digest;
     assert_eq!(digest("x"), digest("y"));
 }
+
+#[test]
+fn nothing_is_written_through_links_of_others_or_in_a_layout() {
+    let context = text_context();
+    let target = context.path("target");
+    std::fs::write(&target, "mine").expect("a file");
+    let archive = context.path("image.tar");
+    std::os::unix::fs::symlink(&target, &archive).expect("a link");
+    std::os::unix::fs::lchown(&archive, Some(1234), Some(1234)).expect("root gives it away");
+    for kind in ["oci", "tar", "docker"] {
+        let finished = context.build(["-o", &format!("type={kind},dest={}", archive.display())]);
+        finished.fails_with(1).says("image.tar is a symbolic link of somebody else's");
+    }
+    assert_eq!(std::fs::read_to_string(&target).expect("a file"), "mine");
+    // One's own is followed: what it leads to is replaced, and it stays.
+    std::os::unix::fs::lchown(&archive, Some(0), Some(0)).expect("root takes it back");
+    context.build(["-o", &format!("type=oci,dest={}", archive.display())]).success();
+    assert!(archive.is_symlink() && std::fs::metadata(&target).expect("a file").len() > 1000);
+    let (layout, elsewhere) = (context.path("layout"), context.path("elsewhere"));
+    for part in ["blobs", "blobs/sha256", "index.json"] {
+        let _ = std::fs::remove_dir_all(&layout);
+        std::fs::create_dir_all(layout.join(part).parent().expect("a folder")).expect("a folder");
+        std::fs::create_dir_all(&elsewhere).expect("a folder");
+        std::os::unix::fs::symlink(&elsewhere, layout.join(part)).expect("a link");
+        let finished = context.build(["-o", &format!("type=oci,tar=false,dest={}", layout.display())]);
+        finished.fails_with(1).says("is a symbolic link");
+        assert_eq!(std::fs::read_dir(&elsewhere).expect("a folder").count(), 0, "{part}");
+    }
+}

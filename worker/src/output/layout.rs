@@ -34,12 +34,16 @@ pub(crate) fn layout_of(
 ) -> Result<(), WorkerError> {
     let cancel = exporter.images.cancel;
     let blobs = folder.join("blobs").join("sha256");
+    for part in [folder.join("blobs"), blobs.clone(), folder.join("index.json"), folder.join("oci-layout")] {
+        refuse_link(&part)?;
+    }
     std::fs::create_dir_all(&blobs).map_err(WorkerError::io("create", folder))?;
     // Looked at before anything is written: what is no layout is left as it is.
     let there = listed(&folder.join("index.json"))?;
     for (digest, size_bytes) in members.iter().flat_map(|member| all_blobs(member.release, member.referrers))
     {
         let path = blobs.join(digest.hex());
+        refuse_link(&path)?;
         if path.metadata().is_ok_and(|there| there.is_file() && there.len() == size_bytes) {
             continue;
         }
@@ -62,6 +66,14 @@ pub(crate) fn layout_of(
     all.extend(artifacts);
     let index = index_of(all);
     file("index.json", &serde_json::to_vec(&index).unwrap_or_default())
+}
+
+/// Nothing in a folder of this form is a link: what one leads to is not the folder's.
+fn refuse_link(path: &Path) -> Result<(), WorkerError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => Err(WorkerError::Link { path: path.to_owned() }),
+        _ => Ok(()),
+    }
 }
 
 /// A folder is asked for tags, so that what has no name gets one.

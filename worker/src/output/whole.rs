@@ -212,6 +212,11 @@ fn destination(dest: &Path) -> Result<Destination, WorkerError> {
         if !there.is_symlink() {
             return Ok(Destination::Stream(path));
         }
+        // Nobody else says where this process writes. What is root's is the machine's.
+        let own = rustix::process::geteuid().as_raw();
+        if there.uid() != own && there.uid() != 0 {
+            return Err(WorkerError::Link { path: path.clone() });
+        }
         let target = std::fs::read_link(&path).map_err(WorkerError::io("read the link", dest))?;
         path = folder_of(&path).join(target);
     }
