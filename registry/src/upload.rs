@@ -149,6 +149,12 @@ impl Failure {
         }
     }
 
+    /// Whether it says that the request was bad, and not why: who answers before he has read all may have hung up, and
+    /// what he said is lost then.
+    fn is_unexplained(&self) -> bool {
+        matches!(&self.error, RegistryError::Status { status: 400, message, .. } if message.is_empty())
+    }
+
     /// Whether the registry does not do this at all.
     fn is_unsupported(&self) -> bool {
         match &self.error {
@@ -412,7 +418,7 @@ impl Course {
                 self.manner = Manner::Chunks(smaller(CHUNK_BYTES * 4, size).max(CHUNK_BYTES_MIN));
                 Some(Anew::IfGone)
             }
-            Manner::Whole if self.is_resumable && failure.is_unsupported() => {
+            Manner::Whole if self.is_resumable && (failure.is_unsupported() || failure.is_unexplained()) => {
                 self.manner = Manner::Chunks(CHUNK_BYTES);
                 Some(Anew::IfGone)
             }
